@@ -1,0 +1,2 @@
+"""Other people's flows into the same columns. Empty until imports are built.
+"""

@@ -1,0 +1,2 @@
+"""Images and advisory feeds. Empty until image scanning is built.
+"""

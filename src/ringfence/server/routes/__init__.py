@@ -1,0 +1,1 @@
+"""Thin routes, one file a noun: parse, call one verb, format."""

@@ -1,0 +1,2 @@
+"""Builders and fakes for tests, shipped so that others can test against Ringfence too.
+"""

@@ -1,0 +1,2 @@
+"""Packages and advisories become findings. Empty until image scanning is built.
+"""
