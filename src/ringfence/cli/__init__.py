@@ -1,0 +1,73 @@
+"""The command line: parse, call one verb, format. One file a noun; online verbs speak only the HTTP API.
+
+This file assembles the tree and is the one place where a `Problem` becomes a line on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from ringfence import __version__
+from ringfence.model.problems import Problem
+
+VERBS: tuple[tuple[str, str], ...] = (
+    ("flows", "ringfence.cli.flows"),
+    ("lab", "ringfence.cli.lab"),
+    ("inventory", "ringfence.cli.inventory"),
+    ("map", "ringfence.cli.map"),
+    ("policy", "ringfence.cli.policy"),
+    ("netpol", "ringfence.cli.netpol"),
+    ("demo", "ringfence.cli.demo"),
+    ("all-in-one", "ringfence.cli.all_in_one"),
+    ("server", "ringfence.cli.server"),
+    ("agent", "ringfence.cli.agent"),
+    ("connector", "ringfence.cli.connector"),
+)
+"""Verb and the module that holds it: either `app` (a group of verbs) or `command` (a single one)."""
+
+
+def build() -> typer.Typer:
+    """The whole command tree. Each module imports what it needs inside its functions, so this is cheap."""
+    app = typer.Typer(
+        name="ringfence",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        help="See every network conversation in a cluster, propose the policy that explains it, prove it.",
+        epilog="First steps: `ringfence demo` on a machine with root, or "
+        "`ringfence flows read capture.pcap` anywhere.",
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for verb, module_name in VERBS:
+        module = importlib.import_module(module_name)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=verb)
+        else:
+            app.command(name=verb)(module.command)
+    return app
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(f"ringfence {__version__}")
+        raise typer.Exit(0)
+
+
+def main() -> None:
+    """Run the command line. Exit 0 success, 1 the answer is "no", 2 bad input or usage."""
+    try:
+        build()()
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        # The reader went away (`| head`): say nothing, as other filters do.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

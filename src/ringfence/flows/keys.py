@@ -1,0 +1,81 @@
+"""Names for tuples: canonical order and a 64-bit hash, the same on every node and in every file."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.model.columns import Table
+
+U64 = NDArray[np.uint64]
+
+_C1 = np.uint64(0xFF51AFD7ED558CCD)
+_C2 = np.uint64(0xC4CEB9FE1A85EC53)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_33 = np.uint64(33)
+
+
+def mix(value: U64) -> U64:
+    """MurmurHash3's 64-bit finaliser: every input bit reaches every output bit."""
+    value = value ^ (value >> _33)
+    value = value * _C1
+    value = value ^ (value >> _33)
+    value = value * _C2
+    return value ^ (value >> _33)
+
+
+def hash_words(*words: U64) -> U64:
+    """One 64-bit hash of several columns, order-sensitive. `bpf/` does not compute it; only Python does."""
+    with np.errstate(over="ignore"):
+        state = np.full(words[0].shape, _GOLDEN, np.uint64)
+        for word in words:
+            state = mix(state ^ word.astype(np.uint64, copy=False)) + _GOLDEN
+        return state
+
+
+def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
+    """Rows whose consumer sorts after their provider by (address, port): canonical order swaps these."""
+    c_hi, p_hi = table[prefix + "consumer_hi"], table[prefix + "provider_hi"]
+    c_lo, p_lo = table[prefix + "consumer_lo"], table[prefix + "provider_lo"]
+    c_port, p_port = table[prefix + "consumer_port"], table[prefix + "provider_port"]
+    same_hi, same_lo = c_hi == p_hi, c_lo == p_lo
+    return (c_hi > p_hi) | (same_hi & ((c_lo > p_lo) | (same_lo & (c_port > p_port))))
+
+
+def tuple_hash(table: Table, prefix: str = "") -> U64:
+    """A direction-independent hash of each row's 5-tuple.
+
+    `prefix` is `pre_` or `post_` for TRANSLATION tables; `protocol` is never prefixed. ICMP rows hash by
+    addresses alone, since each side's type differs (echo request and reply are one conversation).
+    """
+    swap = is_reversed(table, prefix)
+
+    def pick(name: str) -> tuple[U64, U64]:
+        consumer, provider = table[f"{prefix}consumer_{name}"], table[f"{prefix}provider_{name}"]
+        low, high = np.where(swap, provider, consumer), np.where(swap, consumer, provider)
+        return low.astype(np.uint64), high.astype(np.uint64)
+
+    (a_hi, b_hi), (a_lo, b_lo), (a_port, b_port) = pick("hi"), pick("lo"), pick("port")
+    protocol = table["protocol"].astype(np.uint64)
+    ports = (a_port << np.uint64(16)) | b_port
+    ports = np.where((protocol == 1) | (protocol == 58), np.uint64(0), ports)
+    return hash_words(a_hi, a_lo, b_hi, b_lo, (ports << np.uint64(8)) | protocol)
+
+
+def flow_id(
+    cluster_hash: np.uint64, zone: U64, tuples: U64, inner: U64, first_window: NDArray[np.int64]
+) -> U64:
+    """The id of each conversation: (cluster, zone/VNI, canonical tuple, first window), direction-free.
+
+    `inner` sets apart the conversations that share one tunnel; it is 0 outside tunnels.
+    """
+    cluster = np.full(tuples.shape, cluster_hash, np.uint64)
+    return hash_words(cluster, zone.astype(np.uint64), tuples, inner, first_window.astype(np.uint64))
+
+
+def text_hash(text: str) -> np.uint64:
+    """A stable 64-bit hash of a name, e.g. a cluster's (FNV-1a)."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFF_FFFF_FFFF_FFFF
+    return np.uint64(value)

@@ -1,0 +1,44 @@
+"""Addresses as two unsigned 64-bit halves, so that NumPy can sort, compare and hash both families alike.
+
+IPv4 is held IPv4-mapped (RFC 4291 section 2.5.5.2): `hi == 0`, `lo == 0x0000ffff_aabbccdd`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAPPED = 0xFFFF_0000_0000
+"""`lo` of 0.0.0.0, IPv4-mapped."""
+
+U64 = NDArray[np.uint64]
+
+
+def pack(text: str) -> tuple[int, int]:
+    """`(hi, lo)` of an address in text form. Raises ValueError for anything else."""
+    address = ipaddress.ip_address(text)
+    if address.version == 4:
+        return 0, MAPPED | int(address)
+    value = int(address)
+    return value >> 64, value & 0xFFFF_FFFF_FFFF_FFFF
+
+
+@lru_cache(maxsize=65536)
+def unpack(hi: int, lo: int) -> str:
+    """The text form of one address: dotted for IPv4-mapped values, RFC 5952 otherwise."""
+    if hi == 0 and lo >> 32 == 0xFFFF:
+        return str(ipaddress.IPv4Address(lo & 0xFFFF_FFFF))
+    return str(ipaddress.IPv6Address(hi << 64 | lo))
+
+
+def texts(hi: U64, lo: U64) -> list[str]:
+    """The text forms of a column; meant for answers (thousands), not for hot paths."""
+    return [unpack(int(h), int(low)) for h, low in zip(hi.tolist(), lo.tolist(), strict=True)]
+
+
+def is_v4(hi: U64, lo: U64) -> NDArray[np.bool_]:
+    """Which rows hold IPv4-mapped values."""
+    return (hi == 0) & (lo >> np.uint64(32) == 0xFFFF)

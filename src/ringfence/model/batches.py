@@ -1,0 +1,66 @@
+"""The header of a batch an agent ships; the columns themselves are `columns.SIGHTING` and `TRANSLATION`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ringfence.model.columns import LAYOUT
+
+
+class TapInfo(msgspec.Struct, frozen=True):
+    """One tap of this node. `at` is pod, node or tunnel; `pod` is the pod's UID for pod taps."""
+
+    interface: str
+    at: str
+    pod: str | None = None
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """A process that opened conversations; `pod` its pod's UID where its cgroup tells."""
+
+    name: str
+    pid: int
+    exe: str | None = None
+    pod: str | None = None
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What a stage could not keep, counted, in this batch. `stage` is e.g. `kernel-map-full`, `conntrack-overrun`."""
+
+    stage: str
+    packets: int = 0
+    octets: int = 0
+    events: int = 0
+
+
+class BatchHeader(msgspec.Struct, frozen=True):
+    """Who sends, in what order, and the dictionaries the columns point into. Times are UTC nanoseconds.
+
+    `(node, epoch, sequence)` names the batch for ever: epochs are random and never used again, sequences
+    start at 1 and have no gaps. `windows` lists the starts of every window this batch closes, also those in
+    which nothing was seen: an absent window means an absent agent, not silence.
+    """
+
+    cluster: str
+    node: str
+    epoch: str
+    sequence: int
+    sent: int
+    window_length: int
+    windows: tuple[int, ...]
+    mode: str = "detailed"
+    layout: int = LAYOUT
+    version: str = ""
+    taps: tuple[TapInfo, ...] = ()
+    pods: tuple[str, ...] = ()
+    """UIDs that `consumer_pod` and `provider_pod` point at, by index + 1."""
+    processes: tuple[ProcessInfo, ...] = ()
+    addresses: tuple[str, ...] = ()
+    """Every local address of the node, the bridge's included."""
+    losses: tuple[Loss, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What this agent cannot see, in words."""
+    packets: int = 0
+    """Packets its taps counted in these windows, all taps added, before folding: what came in."""
+    records: int = 0
+    """Kernel map entries drained, before folding."""

@@ -1,0 +1,184 @@
+"""The packed columns that flows travel in: one NumPy structured dtype per table, little-endian, no padding.
+
+Agents, packet files and the server all speak these. `wire.codec` ships SIGHTING and TRANSLATION as they are
+here; `LAYOUT` is the version both ends compare, so bump it with any change. `store.schema` pairs every
+column with its SQL type, and a test fails when the two differ.
+
+Units: times are UTC nanoseconds; octets are IP-layer octets (IPFIX IE 1, RFC 7012) as on the wire;
+packets are wire packets (a super-packet counts as its segments). "Consumer" opened the conversation.
+Addresses are `model.addresses` halves.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LAYOUT = 1
+"""Version of the layouts below, sent with every batch."""
+
+Table = NDArray[Any]
+"""A structured array of one of the dtypes below."""
+
+MAX_TAPS = 6
+"""How many taps of one node a sighting can name; more are counted in the header, not named."""
+
+UNKNOWN_U4 = 0xFFFF_FFFF
+"""`rtt_us` or `retransmits` nobody measured. Shown as null, never as 0."""
+
+
+class Direction(IntEnum):
+    """How it is known who opened the conversation, best last, so that the larger value wins a merge."""
+
+    GUESSED = 0
+    """The first packet seen decided; discovery does not trust it alone."""
+    ICMP = 1
+    """An ICMP type that only an asker sends (echo request, RFC 792)."""
+    LISTENER = 2
+    """One end had a listening socket on its port when first seen."""
+    CONNTRACK = 3
+    """Conntrack's original direction, of an entry whose NEW was seen."""
+    SYN = 4
+    """A SYN without ACK, or a SYN-ACK, was seen (RFC 9293)."""
+
+
+class Role(IntEnum):
+    """Where a tap stands for a flow. The store counts the lowest."""
+
+    CONSUMER = 0
+    PROVIDER = 1
+    TRANSIT = 2
+
+
+class Kind(IntEnum):
+    """What the packets of a flow carried."""
+
+    PLAIN = 0
+    VXLAN = 1
+    GENEVE = 2
+    IPIP = 3
+    GRE = 4
+    OTHER_TUNNEL = 5
+
+
+class Leg(IntEnum):
+    """The part a flow plays in a connection (design section 3)."""
+
+    DIRECT = 0
+    PRE_DNAT = 1
+    POST_DNAT = 2
+    PRE_SNAT = 3
+    POST_SNAT = 4
+    OUTER = 5
+
+
+class Link(IntEnum):
+    """How a flow is known to belong to its connection."""
+
+    NONE = 0
+    CONNTRACK = 1
+    SOCKET = 2
+    TUNNEL = 3
+    INFERRED = 4
+
+
+LEG_NAMES = ("direct", "pre-dnat", "post-dnat", "pre-snat", "post-snat", "outer")
+LINK_NAMES = ("none", "conntrack", "socket", "tunnel", "inferred")
+DIRECTION_NAMES = ("guessed", "icmp", "listener", "conntrack", "syn")
+KIND_NAMES = ("plain", "vxlan", "geneve", "ipip", "gre", "tunnel")
+
+FLAG_SYN_ONLY = 0x100
+"""In `*_flags`: this side sent a SYN without ACK. The low eight bits are the union of TCP flags."""
+FLAG_SYN_ACK = 0x200
+"""In `*_flags`: this side sent a SYN with ACK."""
+
+# A 5-tuple, oriented. For protocols without ports, ports are 0; for ICMP and ICMPv6 `consumer_port` is 0
+# and `provider_port` is the asker's type << 8 | code.
+TUPLE = [
+    ("consumer_hi", "<u8"),
+    ("consumer_lo", "<u8"),
+    ("provider_hi", "<u8"),
+    ("provider_lo", "<u8"),
+    ("consumer_port", "<u2"),
+    ("provider_port", "<u2"),
+    ("protocol", "u1"),
+]
+
+COUNTERS = [
+    ("consumer_packets", "<u8"),
+    ("consumer_octets", "<u8"),
+    ("provider_packets", "<u8"),
+    ("provider_octets", "<u8"),
+    ("consumer_flags", "<u2"),
+    ("provider_flags", "<u2"),
+    ("rtt_us", "<u4"),
+    ("retransmits", "<u4"),
+]
+
+SIGHTING = np.dtype(
+    [
+        ("window", "<i8"),  # start of the window, aligned to UTC
+        ("first_window", "<i8"),  # window in which this node first saw the conversation
+        ("first", "<i8"),  # first and last packet within this window
+        ("last", "<i8"),
+        *TUPLE,
+        ("kind", "u1"),
+        ("direction", "u1"),
+        ("role", "u1"),
+        ("zone", "<u4"),  # VNI of a tunnel, or a conntrack zone; 0 is none
+        ("inner", "<u8"),  # tunnels: tuple_hash of the conversation inside, 0 when not known
+        *COUNTERS,
+        ("consumer_pod", "<u4"),  # index + 1 into the header's pods (tagged at the tap), 0 is none
+        ("provider_pod", "<u4"),
+        ("process", "<u4"),  # index + 1 into the header's processes, 0 is none
+        ("taps", "<u2", (MAX_TAPS,)),  # index + 1 into the header's taps, 0 is none
+    ]
+)
+"""What one node saw of one flow in one window, all its taps folded into one row."""
+
+TRANSLATION = np.dtype(
+    [
+        ("seen", "<i8"),  # when the event or dump reached the agent
+        *[("pre_" + name, kind) for name, kind in TUPLE[:-1]],
+        *[("post_" + name, kind) for name, kind in TUPLE[:-1]],
+        ("protocol", "u1"),
+        ("zone", "<u4"),
+        ("dnat", "u1"),  # 1 when the destination was translated
+        ("snat", "u1"),  # 1 when the source was translated
+        ("dumped", "u1"),  # 1 when learnt from a dump (its direction may be reversed)
+    ]
+)
+"""One conntrack entry that translates: the original tuple and what it became, both oriented as original."""
+
+FLOW = np.dtype(
+    [
+        ("flow_id", "<u8"),
+        ("tuple_hash", "<u8"),
+        ("first", "<i8"),
+        ("last", "<i8"),
+        *TUPLE,
+        ("kind", "u1"),
+        ("direction", "u1"),
+        ("zone", "<u4"),
+        ("inner", "<u8"),
+        *COUNTERS,
+        ("consumer_pod", "<u4"),  # index + 1 into the answer's pods, 0 is none
+        ("provider_pod", "<u4"),
+        ("process", "<u4"),  # index + 1 into the answer's processes
+        ("node", "<u4"),  # index + 1 into the answer's nodes: whose sighting counts; 0 for files
+        ("unseen", "u1"),  # 1 for a leg made from conntrack alone: no taps, counters null
+    ]
+)
+"""One flow over the asked time: the counted sighting's numbers, all windows added up."""
+
+
+def structured(dtype: np.dtype[Any], rows: int) -> Table:
+    """An empty (zeroed) table of `rows`, with measured-by-nobody fields set to unknown."""
+    table = np.zeros(rows, dtype)
+    for name in ("rtt_us", "retransmits"):
+        if dtype.names and name in dtype.names:
+            table[name] = UNKNOWN_U4
+    return table

@@ -1,0 +1,75 @@
+"""The flow as users see it: the public contract's JSON (design section 10). Made only for answers."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class FlowEnd(msgspec.Struct, frozen=True):
+    """One end of a flow with what its address was at that time. Unknown facts are None."""
+
+    ip: str
+    port: int | None
+    kind: str
+    cluster: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    workload: str | None = None
+    node: str | None = None
+    service: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class Tap(msgspec.Struct, frozen=True):
+    """One place that saw the flow. `at` is `pod`, `node` or `tunnel`; `role` is a `columns.Role`."""
+
+    node: str
+    interface: str
+    at: str
+    role: int
+
+
+class Process(msgspec.Struct, frozen=True):
+    """The process at the connecting end."""
+
+    exe: str | None
+    name: str
+    pid: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """One flow. Times are RFC 3339 UTC with microseconds; octets are IP-layer octets; absent facts are null.
+
+    `snat` says that the source of a `post-dnat` leg was translated too, so its consumer is not the opener.
+    `drop_reason` is null when nothing was seen to drop it.
+    """
+
+    flow_id: str
+    connection_id: str
+    leg: str
+    snat: bool
+    category: str
+    link: str
+    start: str
+    end: str
+    duration_us: int
+    protocol: str
+    direction: str
+    consumer: FlowEnd
+    provider: FlowEnd
+    consumer_packets: int | None
+    consumer_octets: int | None
+    consumer_flags: str | None
+    provider_packets: int | None
+    provider_octets: int | None
+    provider_flags: str | None
+    rtt_us: int | None
+    retransmits: int | None
+    drop_reason: str | None
+    process: Process | None
+    tunnel: str | None
+    vni: int | None
+    icmp: str | None
+    taps: tuple[Tap, ...]
+    counts: bool
+    verdict: str | None

@@ -1,0 +1,136 @@
+"""The facts of a cluster that Ringfence needs, as frozen values; `kube.decode` makes them from JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ringfence.model.endpoints import Labels
+
+
+class ContainerPort(msgspec.Struct, frozen=True):
+    """A declared container port; `protocol` is TCP, UDP or SCTP."""
+
+    port: int
+    protocol: str = "TCP"
+    name: str | None = None
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """A kubelet probe that crosses the network; exec probes are not here. `port` is a number or a name."""
+
+    kind: str
+    """liveness, readiness or startup"""
+    scheme: str
+    """http, https, tcp or grpc"""
+    port: int | str
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """One pod. `addresses` is empty until it has any, and again once the pod has terminated."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str | None = None
+    addresses: tuple[str, ...] = ()
+    host_network: bool = False
+    labels: Labels = ()
+    annotations: Labels = ()
+    workload: str | None = None
+    """Root owner `Kind/name` as far as known: `kube` resolves ReplicaSet → Deployment, Job → CronJob."""
+    ports: tuple[ContainerPort, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    phase: str = "Unknown"
+    service_account: str | None = None
+    images: tuple[str, ...] = ()
+
+
+class ServicePort(msgspec.Struct, frozen=True):
+    """One port of a service. `target_port` is a number or a container port's name."""
+
+    port: int
+    protocol: str = "TCP"
+    name: str | None = None
+    target_port: int | str | None = None
+    node_port: int | None = None
+
+
+class Service(msgspec.Struct, frozen=True):
+    """One service. `addresses` are ClusterIPs (none for headless), then external and load-balancer ones."""
+
+    uid: str
+    namespace: str
+    name: str
+    type: str = "ClusterIP"
+    cluster_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    selector: Labels = ()
+    labels: Labels = ()
+    ports: tuple[ServicePort, ...] = ()
+    external_traffic_policy: str = "Cluster"
+    external_name: str | None = None
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """One address behind a service, from an EndpointSlice; `pod` is `namespace/name` where it is a pod."""
+
+    address: str
+    pod: str | None = None
+    ready: bool = True
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """One EndpointSlice: the backends of `service` (`namespace/name`) on resolved target ports."""
+
+    uid: str
+    namespace: str
+    name: str
+    service: str
+    backends: tuple[Backend, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    """`port` here is the target port; `name` pairs it with the service's port."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One node; its agent may report more local addresses than these (bridges, tunnels)."""
+
+    uid: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    labels: Labels = ()
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """One namespace."""
+
+    uid: str
+    name: str
+    labels: Labels = ()
+
+
+Object = Pod | Service | EndpointSlice | Node | Namespace
+
+KINDS: dict[str, type[msgspec.Struct]] = {
+    "Pod": Pod,
+    "Service": Service,
+    "EndpointSlice": EndpointSlice,
+    "Node": Node,
+    "Namespace": Namespace,
+}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Something became true (`present`) or stopped being true. Times are UTC nanoseconds.
+
+    `at` is when it became true as far as the cluster tells (creation, or when news arrived), `known` when
+    Ringfence learnt it. `value` is the object's msgspec JSON; None when it is gone.
+    """
+
+    cluster: str
+    kind: str
+    uid: str
+    at: int
+    known: int
+    value: msgspec.Raw | None = None
