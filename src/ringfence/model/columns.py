@@ -139,6 +139,29 @@ SIGHTING = np.dtype(
 )
 """What one node saw of one flow in one window, all its taps folded into one row."""
 
+TAP_COUNT = np.dtype(
+    [
+        ("tap", "<u4"),  # index into the agent's taps
+        ("ingress", "u1"),  # 1: seen coming from the interface, 0: seen leaving through it
+        ("kind", "u1"),
+        ("protocol", "u1"),
+        ("src_hi", "<u8"),
+        ("src_lo", "<u8"),
+        ("dst_hi", "<u8"),
+        ("dst_lo", "<u8"),
+        ("src_port", "<u2"),  # ICMP: 0
+        ("dst_port", "<u2"),  # ICMP: type << 8 | code. Tunnels whose sender's port is entropy: src_port 0
+        ("zone", "<u4"),  # VNI
+        ("inner", "<u8"),  # tunnels: tuple_hash of the packet inside, 0 when it could not be read
+        ("first", "<i8"),
+        ("last", "<i8"),
+        ("packets", "<u8"),
+        ("octets", "<u8"),
+        ("flags", "<u2"),
+    ]
+)
+"""One direction of one tuple at one tap between two drains, all CPUs added up. As on the wire: src and dst."""
+
 TRANSLATION = np.dtype(
     [
         ("seen", "<i8"),  # when the event or dump reached the agent
