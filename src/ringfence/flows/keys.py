@@ -39,7 +39,8 @@ def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
     c_lo, p_lo = table[prefix + "consumer_lo"], table[prefix + "provider_lo"]
     c_port, p_port = table[prefix + "consumer_port"], table[prefix + "provider_port"]
     same_hi, same_lo = c_hi == p_hi, c_lo == p_lo
-    return (c_hi > p_hi) | (same_hi & ((c_lo > p_lo) | (same_lo & (c_port > p_port))))
+    after: NDArray[np.bool_] = (c_hi > p_hi) | (same_hi & ((c_lo > p_lo) | (same_lo & (c_port > p_port))))
+    return after
 
 
 def tuple_hash(table: Table, prefix: str = "") -> U64:

@@ -1,0 +1,136 @@
+"""Columns become the contract's JSON values. Only for answers: a bounded number of rows, never a hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ringfence.flows.link import Legs
+from ringfence.model.addresses import unpack
+from ringfence.model.columns import (
+    DIRECTION_NAMES,
+    KIND_NAMES,
+    LEG_NAMES,
+    LINK_NAMES,
+    UNKNOWN_U4,
+    Kind,
+    Table,
+)
+from ringfence.model.endpoints import Endpoint
+from ringfence.model.flows import Flow, FlowEnd, Process, Tap
+from ringfence.model.protocols import ICMP, ICMPV6, PORTS, TCP, flag_names, protocol_name
+
+MEASURED = (
+    *("consumer_packets", "consumer_octets", "consumer_flags"),
+    *("provider_packets", "provider_octets", "provider_flags"),
+    *("rtt_us", "retransmits"),
+)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """UTC with microseconds, `Z` at the end."""
+    moment = EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def hexadecimal(identifier: int) -> str:
+    """A 64-bit id as 16 hexadecimal digits."""
+    return f"{identifier:016x}"
+
+
+def present(
+    flows: Table,
+    legs: Legs,
+    consumers: Sequence[Endpoint],
+    providers: Sequence[Endpoint],
+    categories: Sequence[str],
+    taps: Sequence[tuple[Tap, ...]],
+    processes: Sequence[Process | None],
+) -> Iterator[Flow]:
+    """One `Flow` per row; every sequence is aligned with `flows`."""
+    names = flows.dtype.names or ()
+    columns = (flows[name].tolist() for name in names)
+    part = zip(
+        legs.connection.tolist(), legs.leg.tolist(), legs.snat.tolist(), legs.link.tolist(), strict=True
+    )
+    ends = zip(consumers, providers, categories, taps, processes, strict=True)
+    for values, (connection, leg, snat, link), (consumer, provider, category, seen, process) in zip(
+        zip(*columns, strict=True), part, ends, strict=True
+    ):
+        row = dict(zip(names, values, strict=True))
+        yield Flow(
+            flow_id=hexadecimal(row["flow_id"]),
+            connection_id=hexadecimal(connection),
+            leg=LEG_NAMES[leg],
+            snat=snat,
+            category=category,
+            link=LINK_NAMES[link],
+            **_times(row),
+            protocol=protocol_name(row["protocol"]),
+            direction=DIRECTION_NAMES[row["direction"]],
+            consumer=_end(row, "consumer", consumer),
+            provider=_end(row, "provider", provider),
+            **_counters(row),
+            drop_reason=None,
+            process=process,
+            tunnel=None if row["kind"] == Kind.PLAIN else KIND_NAMES[row["kind"]],
+            vni=row["zone"] if row["kind"] in (Kind.VXLAN, Kind.GENEVE) else None,
+            icmp=_icmp(row),
+            taps=seen,
+            counts=not row["unseen"],
+            verdict=None,
+        )
+
+
+def _times(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "start": rfc3339(row["first"]),
+        "end": rfc3339(row["last"]),
+        "duration_us": (row["last"] - row["first"]) // 1000,
+    }
+
+
+def _end(row: dict[str, Any], side: str, endpoint: Endpoint) -> FlowEnd:
+    # A tunnel's sender port is entropy, folded away at the tap: 0 there means "not one port".
+    port = row[side + "_port"] if row["protocol"] in PORTS else None
+    return FlowEnd(
+        ip=unpack(row[side + "_hi"], row[side + "_lo"]),
+        port=None if port == 0 and row["kind"] != Kind.PLAIN else port,
+        kind=endpoint.kind,
+        cluster=endpoint.cluster,
+        namespace=endpoint.namespace,
+        name=endpoint.name,
+        workload=endpoint.workload,
+        node=endpoint.node,
+        service=endpoint.service,
+        labels=dict(endpoint.labels) if endpoint.labels else None,
+    )
+
+
+def _counters(row: dict[str, Any]) -> dict[str, Any]:
+    if row["unseen"]:
+        return dict.fromkeys(MEASURED)
+    has_flags = row["protocol"] == TCP
+    return {
+        "consumer_packets": row["consumer_packets"],
+        "consumer_octets": row["consumer_octets"],
+        "consumer_flags": flag_names(row["consumer_flags"]) if has_flags else None,
+        "provider_packets": row["provider_packets"],
+        "provider_octets": row["provider_octets"],
+        "provider_flags": flag_names(row["provider_flags"]) if has_flags else None,
+        "rtt_us": _known(row["rtt_us"]),
+        "retransmits": _known(row["retransmits"]),
+    }
+
+
+def _known(value: int) -> int | None:
+    return None if value == UNKNOWN_U4 else value
+
+
+def _icmp(row: dict[str, Any]) -> str | None:
+    """`type/code` of the asker's message."""
+    if row["protocol"] not in (ICMP, ICMPV6) or row["kind"] != Kind.PLAIN:
+        return None
+    return f"{row['provider_port'] >> 8}/{row['provider_port'] & 0xFF}"
