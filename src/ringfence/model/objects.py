@@ -43,6 +43,8 @@ class Pod(msgspec.Struct, frozen=True):
     phase: str = "Unknown"
     service_account: str | None = None
     images: tuple[str, ...] = ()
+    started: int | None = None
+    """When its kubelet took it up (status.startTime), UTC ns: it held no address before."""
 
 
 class ServicePort(msgspec.Struct, frozen=True):
@@ -110,7 +112,33 @@ class Namespace(msgspec.Struct, frozen=True):
     labels: Labels = ()
 
 
-Object = Pod | Service | EndpointSlice | Node | Namespace
+class Workload(msgspec.Struct, frozen=True):
+    """One root owner of pods and what its pod template says, also while it has no pod at all.
+
+    `kind` is Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job, CronJob or Pod;
+    `labels` are the labels its pods carry as far as the template tells. `replicas` is None where the kind has
+    no such number (DaemonSet, CronJob).
+    """
+
+    uid: str
+    kind: str
+    namespace: str
+    name: str
+    labels: Labels = ()
+    ports: tuple[ContainerPort, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    host_network: bool = False
+    replicas: int | None = None
+    service_account: str | None = None
+    images: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """`Kind/name`, as in `Pod.workload` and `Endpoint.workload`."""
+        return f"{self.kind}/{self.name}"
+
+
+Object = Pod | Service | EndpointSlice | Node | Namespace | Workload
 
 KINDS: dict[str, type[msgspec.Struct]] = {
     "Pod": Pod,
@@ -118,6 +146,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "EndpointSlice": EndpointSlice,
     "Node": Node,
     "Namespace": Namespace,
+    "Workload": Workload,
 }
 
 
