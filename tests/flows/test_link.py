@@ -57,7 +57,7 @@ def test_no_flows_at_all():
 def test_a_service_call_is_two_legs_of_one_connection():
     rows = np.concatenate([flow((P1, 4000), (P2, 8080), first=5), flow((P1, 4000), (VIP, 80), first=3)])
     tie = translation(((P1, 4000), (VIP, 80)), ((P1, 4000), (P2, 8080)), seen=4)
-    flows, legs = link(rows, np.concatenate([tie, tie]))
+    _, legs = link(rows, np.concatenate([tie, tie]))
     assert legs.leg.tolist() == [Leg.POST_DNAT, Leg.PRE_DNAT]
     assert legs.connection[0] == legs.connection[1]
     assert legs.opener.tolist() == [1, 1]

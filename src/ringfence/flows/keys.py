@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.model.columns import Table
+from ringfence.model.protocols import ICMP, ICMPV6
 
 U64 = NDArray[np.uint64]
 
@@ -47,7 +48,8 @@ def tuple_hash(table: Table, prefix: str = "") -> U64:
     """A direction-independent hash of each row's 5-tuple.
 
     `prefix` is `pre_` or `post_` for TRANSLATION tables; `protocol` is never prefixed. ICMP rows hash by
-    addresses alone, since each side's type differs (echo request and reply are one conversation).
+    addresses alone, since each side's type differs (echo request and reply are one conversation). Where
+    one port is 0 the other belongs to no end (a tunnel's, both ways; its sender's port is entropy).
     """
     swap = is_reversed(table, prefix)
 
@@ -59,8 +61,16 @@ def tuple_hash(table: Table, prefix: str = "") -> U64:
     (a_hi, b_hi), (a_lo, b_lo), (a_port, b_port) = pick("hi"), pick("lo"), pick("port")
     protocol = table["protocol"].astype(np.uint64)
     ports = (a_port << np.uint64(16)) | b_port
-    ports = np.where((protocol == 1) | (protocol == 58), np.uint64(0), ports)
+    ports = np.where(a_port == 0, b_port, np.where(b_port == 0, a_port, ports))
+    ports = np.where((protocol == ICMP) | (protocol == ICMPV6), np.uint64(0), ports)
     return hash_words(a_hi, a_lo, b_hi, b_lo, (ports << np.uint64(8)) | protocol)
+
+
+def ports_are_nobodys(table: Table) -> NDArray[np.bool_]:
+    """Rows whose ports stay where they are when the ends change places: ICMP types, and tunnels whose sender's
+    port is entropy and was folded to 0 (RFC 7348 section 5, RFC 8926 section 3.3)."""
+    one_port = (table["consumer_port"] == 0) != (table["provider_port"] == 0)
+    return np.asarray(one_port | np.isin(table["protocol"], (ICMP, ICMPV6)), np.bool_)
 
 
 def flow_id(

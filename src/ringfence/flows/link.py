@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.keys import hash_words, tuple_hash
+from ringfence.flows.keys import hash_words, ports_are_nobodys, tuple_hash
 from ringfence.model.columns import FLOW, TUPLE, Direction, Kind, Leg, Link, Table, structured
 
 U64 = NDArray[np.uint64]
@@ -141,10 +141,13 @@ def _turned(flows: Table, translations: Table, ties: _Ties) -> Table:
 def turn(table: Table) -> Table:
     """The same rows (SIGHTING or FLOW) with consumer and provider exchanged."""
     turned = table.copy()
+    stay = ports_are_nobodys(table)
     for name in table.dtype.names or ():
         if name.startswith("consumer_"):
             other = "provider_" + name.removeprefix("consumer_")
-            turned[name], turned[other] = table[other], table[name]
+            fixed = stay & (name == "consumer_port")
+            turned[name] = np.where(fixed, table[name], table[other])
+            turned[other] = np.where(fixed, table[other], table[name])
     return turned
 
 
