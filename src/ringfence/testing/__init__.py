@@ -1,2 +1,1 @@
-"""Builders and fakes for tests, shipped so that others can test against Ringfence too.
-"""
+"""Builders and fakes for tests, shipped so that others can test against Ringfence too."""

@@ -1,0 +1,122 @@
+"""Carries one batch to the server and brings back what became of it, as a value.
+
+Standard library only: this runs on every node. One `Sender` is one connection, kept open between batches
+and used by one thread.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ringfence.model.problems import Problem
+
+PATH = "/v1/ingest/batches"
+MAX_ANSWER = 1 << 20
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """Everything up to `sequence` is durable; the agent may forget it."""
+
+    sequence: int
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The server wants `sequence` of this epoch next; this batch was not kept."""
+
+    sequence: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The server will never take this batch as it is (bad token, bad bytes): do not send it again as it is."""
+
+    status: int
+    reason: str
+
+
+class Unreachable(msgspec.Struct, frozen=True):
+    """No answer, or the server is busy or stopping: keep the batch and send it again later."""
+
+    reason: str
+
+
+Outcome = Acknowledged | Expected | Refused | Unreachable
+
+
+class _Answer(msgspec.Struct):
+    acknowledged: int | None = None
+    expected: int | None = None
+    error: dict[str, str] | None = None
+
+
+class Sender:
+    """Posts batches to one server. `url` is its root, `token` a bearer token, `timeout` in seconds.
+
+    `context` is for https only; None verifies against the system's authorities.
+    """
+
+    def __init__(
+        self, url: str, token: str, timeout: float = 10.0, context: ssl.SSLContext | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Problem("bad server address", url, "write it as http://HOST:PORT or https://HOST:PORT")
+        self._secure = parts.scheme == "https"
+        self._host, self._port = parts.hostname, parts.port
+        self._path = parts.path.rstrip("/") + PATH
+        self._token, self._timeout, self._context = token, timeout, context
+        self._connection: http.client.HTTPConnection | None = None
+
+    def send(self, body: bytes) -> Outcome:
+        """Post one batch. Never raises for what the network or the server does."""
+        try:
+            status, answer = self._post(body)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            return Unreachable(str(error) or type(error).__name__)
+        return _outcome(status, answer)
+
+    def close(self) -> None:
+        """Drop the connection; the next `send` opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _post(self, body: bytes) -> tuple[int, bytes]:
+        connection = self._open()
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/octet-stream"}
+        connection.request("POST", self._path, body, headers)
+        response = connection.getresponse()
+        answer = response.read(MAX_ANSWER)
+        if response.will_close:
+            self.close()
+        return response.status, answer
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            if self._secure:
+                self._connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=self._timeout, context=self._context
+                )
+            else:
+                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return self._connection
+
+
+def _outcome(status: int, body: bytes) -> Outcome:
+    """What a status and a body mean: 2xx and 409 decide, other 4xx are final, the rest is for later."""
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except msgspec.DecodeError:
+        answer = _Answer()
+    if status == 200 and answer.acknowledged is not None:
+        return Acknowledged(answer.acknowledged)
+    if status == 409 and answer.expected is not None:
+        return Expected(answer.expected)
+    reason = ": ".join((answer.error or {}).values()) or f"HTTP status {status}"
+    if 400 <= status < 500 and status not in (408, 425, 429):
+        return Refused(status, reason)
+    return Unreachable(reason)

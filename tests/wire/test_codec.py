@@ -1,0 +1,164 @@
+"""Batches survive the way; anything else is a Problem."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
+from ringfence.model.columns import SIGHTING, TRANSLATION, Table
+from ringfence.model.problems import Problem
+from ringfence.testing.batches import SECOND, START, header, no_translations, sighting
+from ringfence.wire.codec import MAX_BODY, PREFIX, decode, encode
+
+NAMES = st.text("abcdefgh0123456789-", min_size=1, max_size=12)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[BatchHeader, Table, Table]:
+    rows, others = draw(st.integers(0, 40)), draw(st.integers(0, 10))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    windows = tuple(START + i * SECOND for i in range(draw(st.integers(1, 5))))
+    pods, taps = draw(st.lists(NAMES, max_size=3)), draw(st.lists(NAMES, max_size=3))
+    table = np.frombuffer(random.bytes(rows * SIGHTING.itemsize), SIGHTING).copy()
+    table["window"] = random.choice(np.array(windows), rows)
+    table["first_window"] = table["window"] - random.integers(0, SECOND, rows)
+    table["first"] = table["window"]
+    table["last"] = table["window"] + random.integers(0, SECOND, rows)
+    for name, ceiling in (("kind", 6), ("direction", 5), ("role", 3), ("process", 2)):
+        table[name] = random.integers(0, ceiling, rows)
+    for name in ("consumer_pod", "provider_pod"):
+        table[name] = random.integers(0, len(pods) + 1, rows)
+    table["taps"] = random.integers(0, len(taps) + 1, (rows, 6))
+    for name in ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets"):
+        table[name] >>= np.uint64(5)
+    translations = np.frombuffer(random.bytes(others * TRANSLATION.itemsize), TRANSLATION).copy()
+    translations["seen"] = START
+    for name in ("dnat", "snat", "dumped"):
+        translations[name] &= 1
+    head = BatchHeader(
+        cluster=draw(NAMES),
+        node=draw(NAMES),
+        epoch=draw(NAMES),
+        sequence=draw(st.integers(1, 2**40)),
+        sent=START,
+        window_length=SECOND,
+        windows=windows,
+        taps=tuple(TapInfo(name, "pod", name) for name in taps),
+        pods=tuple(pods),
+        processes=(ProcessInfo("curl", 812, "/usr/bin/curl"),),
+        addresses=("10.0.0.1", "fd00::1"),
+        losses=(Loss("kernel-map-full", 1, 2, 3),),
+    )
+    return head, table, translations
+
+
+@given(batches())
+@settings(max_examples=60, deadline=None)
+def test_round_trip(batch: tuple[BatchHeader, Table, Table]) -> None:
+    head, sightings, translations = batch
+    back = decode(encode(head, sightings, translations))
+    assert back.header == head
+    assert back.sightings.tobytes() == sightings.tobytes()
+    assert back.translations.tobytes() == translations.tobytes()
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None)
+def test_random_bytes_are_a_problem(body: bytes) -> None:
+    with pytest.raises(Problem):
+        decode(body)
+
+
+@given(batches(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_mutated_bytes_are_a_problem_or_another_batch(
+    batch: tuple[BatchHeader, Table, Table], data: st.DataObject
+) -> None:
+    body = bytearray(encode(*batch))
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(Problem):
+        decode(bytes(body[: data.draw(st.integers(0, len(body)))]))
+
+
+@given(batches(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_well_packed_nonsense_is_a_problem_or_a_batch(
+    batch: tuple[BatchHeader, Table, Table], data: st.DataObject
+) -> None:
+    """Mutations inside the frame, packed again, so that the checksum does not save the checks behind it."""
+    body = encode(*batch)
+    content = bytearray(zstandard.ZstdDecompressor().decompress(body[PREFIX.size :]))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(Problem):
+        decode(body[: PREFIX.size] + zstandard.ZstdCompressor().compress(bytes(content)))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("window", START + 7, "does not close"),
+        ("first_window", START + 1, "first window"),
+        ("first", -1, "times"),
+        ("last", START - 5, "times"),
+        ("kind", 77, "kind"),
+        ("direction", 9, "direction"),
+        ("role", 3, "role"),
+        ("consumer_packets", 2**63, "consumer_packets"),
+        ("consumer_pod", 1, "consumer_pod beyond"),
+        ("process", 5, "process beyond"),
+        ("taps", 2, "taps beyond"),
+    ],
+)
+def test_values_out_of_range_are_named(column: str, value: int, words: str) -> None:
+    row = sighting(START)
+    row[column] = value
+    with pytest.raises(Problem, match=words):
+        decode(encode(header(1, (START,)), row, no_translations()))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"node": ""},
+        {"node": "a b"},
+        {"cluster": "x" * 300},
+        {"epoch": "../x"},
+        {"sequence": 0},
+        {"window_length": 0},
+        {"windows": (START, START)},
+        {"addresses": ("nonsense",)},
+        {"losses": (Loss("x", packets=-1),)},
+        {"taps": (TapInfo("a b", "pod"),)},
+        {"processes": (ProcessInfo("x", -1),)},
+    ],
+)
+def test_bad_headers_are_problems(facts: dict[str, object]) -> None:
+    bad = msgspec.structs.replace(header(1, (START,)), **facts)
+    with pytest.raises(Problem):
+        decode(encode(bad, sighting(START)[:0], no_translations()))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    prefix = PREFIX.pack(b"RFBATCH\x01", 1, 0, 100, 0, 0)
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 28))
+    assert len(bomb) < 1 << 20
+    with pytest.raises(Problem, match="another size"):
+        decode(prefix + bomb)
+    with pytest.raises(Problem, match="not a batch"):
+        decode(bytes(MAX_BODY + 1))
+
+
+def test_another_layout_names_both() -> None:
+    body = bytearray(encode(header(1, (START,)), sighting(START), no_translations()))
+    body[8] = 9
+    with pytest.raises(Problem, match="layout 9, not"):
+        decode(bytes(body))
