@@ -64,3 +64,5 @@ class BatchHeader(msgspec.Struct, frozen=True):
     """Packets its taps counted in these windows, all taps added, before folding: what came in."""
     records: int = 0
     """Kernel map entries drained, before folding."""
+    generation: int = 0
+    """The kernel's name for the counts in here: an agent that comes back drops counts it already kept."""

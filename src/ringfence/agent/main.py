@@ -1,0 +1,239 @@
+"""The agent's hands: performs what `step` decides. Owns the clock, the capture and the spool; wiring by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from ringfence import __version__
+from ringfence.agent.shipping import Shipper
+from ringfence.agent.step import Command, Commit, Keep, Observe, Observed, State, Tick, begin, step
+from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.model.batches import Loss
+from ringfence.model.problems import Problem
+from ringfence.wire.client import Sender
+from ringfence.wire.codec import encode
+from ringfence.wire.spool import Spool
+
+SECOND = 1_000_000_000
+MODES = {"conversation": 15.0, "detailed": 1.0}
+"""Seconds of one window in each mode (design section 4)."""
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an agent can be told; `--config` takes the same fields. Documented in docs/reference/settings.md."""
+
+    server: str = "http://127.0.0.1:8443"
+    """The server's address."""
+    token_file: str | None = None
+    """File that holds the agent token. Without it RINGFENCE_AGENT_TOKEN is read."""
+    cluster: str = "default"
+    """Name of the cluster this node belongs to."""
+    node: str = ""
+    """Name of this node as Kubernetes spells it; the host name when empty."""
+    data: str = "/var/lib/ringfence/agent"
+    """Folder of the spool: batches wait here until the server has them."""
+    spool_cap: int = 1 << 30
+    """Octets the spool may hold; beyond, the oldest batches are dropped and the loss is counted."""
+    mode: str = "conversation"
+    """`conversation` (15 s windows) or `detailed` (1 s windows)."""
+    window: float | None = None
+    """Seconds of one window, in place of the mode's own."""
+    netns: str | None = None
+    """Path of the node's network namespace; the agent's own when absent."""
+    pin_dir: str = "/sys/fs/bpf/ringfence"
+    """Where kernel maps and programs are pinned, so that a crash loses nothing."""
+    map_entries: int = 131_072
+    """Entries of each kernel map."""
+    tunnel_ports: tuple[int, ...] = (4789, 8472)
+    """UDP ports that carry VXLAN."""
+    include: tuple[str, ...] = ()
+    """Patterns of interfaces to tap although the rules would not."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of interfaces never to tap."""
+    processes: bool = True
+    """Name the process that opens a TCP conversation."""
+    keep_counting: bool = False
+    """On a clean stop leave the kernel counting for the next agent, instead of removing everything."""
+
+
+class Agent:
+    """One node's agent. `run` returns after `stop` was set and everything durable or handed over."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        check(settings)
+        self._settings = settings
+        self._node = settings.node or socket.gethostname()
+        self._capture = Capture(_capture_settings(settings))
+        self._marker = Path(settings.data) / "kept"
+        self._lost: tuple[Loss, ...] = ()
+
+    def run(self, stop: threading.Event) -> None:
+        """Capture and ship until `stop`. Raises Problem when it cannot start; nothing is left behind then."""
+        settings = self._settings
+        spool = Spool(Path(settings.data) / "spool", settings.spool_cap)
+        shipper = Shipper(spool, Sender(settings.server, _token(settings)), _epoch, self._log)
+        self._capture.start()
+        try:
+            for note in self._capture.notes:
+                self._log(note)
+            self._log(
+                f"capturing on {self._node}, {len(self._capture.taps)} taps, sending to {settings.server}"
+            )
+            shipper.start()
+            self._loop(stop, shipper)
+        finally:
+            left = shipper.stop(patience=5.0)
+            self._capture.stop(keep=settings.keep_counting)
+        if left:
+            self._log(f"{left} batches stay in {settings.data} for the next start")
+
+    def _loop(self, stop: threading.Event, shipper: Shipper) -> None:
+        settings = self._settings
+        length = int((settings.window or MODES[settings.mode]) * SECOND)
+        state = begin(
+            settings.cluster,
+            self._node,
+            _epoch(),
+            __version__,
+            settings.mode,
+            length,
+            _now(),
+            self._kept(),
+        )
+        while not stop.is_set():
+            now = _now()
+            stop.wait(min(1.0, max(0.0, (state.next_close - now) / SECOND)))
+            self._capture.refresh()
+            state = self._advance(state, Tick(_now()), shipper)
+        self._advance(state, Tick(_now(), final=True), shipper)
+
+    def _advance(self, state: State, tick: Tick, shipper: Shipper) -> State:
+        state, commands = step(state, tick)
+        for command in commands:
+            if isinstance(command, Observe):
+                state, asked = step(state, self._observe(command))
+                for each in asked:
+                    self._perform(each, shipper)
+        return state
+
+    def _observe(self, command: Observe) -> Observed:
+        drained = self._capture.drain()
+        translations, hints, missed = self._capture.translations()
+        processes, infos = self._capture.processes()
+        lost, self._lost = self._lost, ()
+        return Observed(
+            now=_now(),
+            windows=command.windows,
+            counts=drained.counts,
+            generation=drained.generation,
+            packets=drained.packets,
+            taps=drained.taps,
+            addresses=self._capture.addresses,
+            translations=translations,
+            hints=hints,
+            processes=processes,
+            process_infos=infos,
+            losses=(*drained.losses, *missed, *lost),
+            notes=self._capture.notes,
+        )
+
+    def _perform(self, command: Command, shipper: Shipper) -> None:
+        if isinstance(command, Keep):
+            self._keep(command, shipper)
+        elif isinstance(command, Commit):
+            self._mark(command.generation)
+            self._capture.commit()
+
+    def _keep(self, command: Keep, shipper: Shipper) -> None:
+        """Put the batch on disk. A disk that refuses costs this batch, counted, and not the agent."""
+        header = command.header
+        body = encode(header, command.sightings, command.translations)
+        try:
+            shipper.keep(body, header.epoch, header.sequence)
+        except OSError as error:
+            self._log(
+                f"cannot keep a batch on disk ({error.strerror}): {self._settings.data}: counted as lost"
+            )
+            octets = int(
+                command.sightings["consumer_octets"].sum() + command.sightings["provider_octets"].sum()
+            )
+            self._lost += (Loss("spool-write-failed", header.packets, octets, header.records),)
+
+    def _kept(self) -> int:
+        """The generation of the newest counts on disk, of this boot; 0 when unknown."""
+        with contextlib.suppress(OSError, ValueError):
+            boot, generation = self._marker.read_text().split()
+            if boot == _boot():
+                return int(generation)
+        return 0
+
+    def _mark(self, generation: int) -> None:
+        with contextlib.suppress(OSError):
+            partial = self._marker.with_suffix(".partial")
+            partial.write_text(f"{_boot()} {generation}\n")
+            partial.rename(self._marker)
+
+    def _log(self, text: str) -> None:
+        print(f"agent {self._node}: {text}", file=sys.stderr, flush=True)
+
+
+def check(settings: AgentSettings) -> None:
+    """Raise Problem for settings that make no sense together."""
+    if settings.mode not in MODES:
+        raise Problem(f"unknown mode `{settings.mode}`", "mode", f"use one of: {', '.join(MODES)}")
+    if settings.window is not None and not 0.1 <= settings.window <= 3600:
+        raise Problem(f"window of {settings.window} s", "window", "use 0.1 to 3600 seconds")
+    if settings.map_entries < 1:
+        raise Problem(
+            f"map of {settings.map_entries} entries", "map_entries", "use 1 or more; 131072 is the default"
+        )
+
+
+def _capture_settings(settings: AgentSettings) -> CaptureSettings:
+    return CaptureSettings(
+        netns=settings.netns,
+        pin_dir=settings.pin_dir,
+        map_entries=settings.map_entries,
+        tunnel_ports=settings.tunnel_ports,
+        include=settings.include,
+        exclude=settings.exclude,
+        processes=settings.processes,
+    )
+
+
+def _token(settings: AgentSettings) -> str:
+    if settings.token_file is None:
+        token = os.environ.get("RINGFENCE_AGENT_TOKEN", "")
+        if not token:
+            raise Problem("no agent token", "RINGFENCE_AGENT_TOKEN", "set it, or give --token-file FILE")
+        return token
+    try:
+        return Path(settings.token_file).read_text().strip()
+    except OSError as error:
+        raise Problem(
+            f"cannot read the agent token ({error.strerror})",
+            settings.token_file,
+            "the server writes one at start",
+        ) from None
+
+
+def _now() -> int:
+    return time.time_ns()  # noqa: TID251 - the agent owns a clock
+
+
+def _epoch() -> str:
+    """A name never used again."""
+    return secrets.token_hex(8)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,77 @@
+"""`ringfence agent`: capture one node and ship what it sees."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    server: Annotated[
+        str | None, typer.Option(help="The server's address, e.g. http://10.0.0.5:8443.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the agent token (or RINGFENCE_AGENT_TOKEN).")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Name of the cluster this node belongs to.")] = None,
+    node: Annotated[
+        str | None, typer.Option(help="This node's name in Kubernetes [default: the host name].")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder where batches wait for the server.")] = None,
+    mode: Annotated[str | None, typer.Option(help="conversation (15 s windows) or detailed (1 s).")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Seconds of one window, in place of the mode's.")
+    ] = None,
+    netns: Annotated[
+        Path | None, typer.Option(help="The node's network namespace, if not the agent's own.")
+    ] = None,
+    pin_dir: Annotated[Path | None, typer.Option(help="Where kernel maps are pinned.")] = None,
+    map_entries: Annotated[int | None, typer.Option(help="Entries of each kernel map.")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Also tap interfaces like this; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Never tap interfaces like this; may be repeated.")
+    ] = None,
+    processes: Annotated[
+        bool | None, typer.Option(help="Name the process that opens a conversation.")
+    ] = None,
+    keep_counting: Annotated[
+        bool | None, typer.Option(help="On a clean stop leave the kernel counting for the next agent.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with these settings; flags win.")] = None,
+) -> None:
+    """Capture one node's conversations at its taps and ship them to the server.
+
+    Needs CAP_BPF and CAP_NET_ADMIN (root has both). A crash loses nothing: the kernel goes on counting.
+    A clean stop (SIGTERM, Ctrl-C) removes everything from the kernel.
+
+    Example: `ringfence agent --server http://10.0.0.5:8443 --token-file /etc/ringfence/agent.token --cluster prod`
+    """
+    from ringfence.agent.main import Agent, AgentSettings
+    from ringfence.cli.config import load
+
+    flags = {
+        "server": server,
+        "token_file": token_file and str(token_file),
+        "cluster": cluster,
+        "node": node,
+        "data": data and str(data),
+        "mode": mode,
+        "window": window,
+        "netns": netns and str(netns),
+        "pin_dir": pin_dir and str(pin_dir),
+        "map_entries": map_entries,
+        "include": include or None,
+        "exclude": exclude or None,
+        "processes": processes,
+        "keep_counting": keep_counting,
+    }
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Agent(load(AgentSettings, config, flags)).run(stop)
