@@ -1,0 +1,32 @@
+# Two commands matter: `make demo` runs the main job, `make test` passes the tests. Both do all their own set-up.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.PHONY: help setup demo test lint bench docs
+
+help:
+	@echo 'make demo    the main job on real traffic, in one go (root; replays a recording elsewhere)'
+	@echo 'make test    every test this machine can run'
+	@echo 'make lint    formatter, linter, types, import contracts'
+	@echo 'make bench   the benchmarks, as ratios against peers'
+	@echo 'make docs    write the reference pages again from the code'
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(PY) -m ringfence demo $(ARGS)
+
+test: setup
+	@$(PY) -m pytest -q $(ARGS)
+
+lint: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup
+	@for each in bench/*.py; do echo "== $$each"; $(PY) $$each || exit 1; done
+
+docs: setup
+	@$(PY) scripts/reference.py
