@@ -1,0 +1,101 @@
+"""Several roles started in one go, as the processes they are elsewhere: the children of `demo` and `all-in-one`.
+
+Goals: every child ends with its parent, also when the parent is killed; a child that dies early is reported with
+the last lines it wrote; nothing started is forgotten. Each child writes its own log file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from ringfence.model.problems import Problem
+
+PR_SET_PDEATHSIG = 1
+PATIENCE = 15.0
+"""Seconds a child may take to stop before it is killed."""
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Stack:
+    """Children by name, logs in `logs`. Use as a context manager: leaving it stops all, newest first."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._files: list[IO[bytes]] = []
+
+    def __enter__(self) -> Stack:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+        """Start `ringfence ARGUMENTS` as child `name`."""
+        log = (self._logs / f"{name}.log").open("wb")
+        self._files.append(log)
+        self._children[name] = subprocess.Popen(
+            [sys.executable, "-m", "ringfence", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (env or {}),
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def check(self) -> None:
+        """Raise Problem when a child has ended: its last words are the reason."""
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                raise Problem(
+                    f"{name} ended with exit code {child.returncode}",
+                    self._last_words(name),
+                    "see its log above",
+                )
+
+    def wait_for(self, name: str, sign: Path, seconds: float = 60.0) -> None:
+        """Wait until child `name` has written `sign`."""
+        deadline = time.monotonic() + seconds
+        while not sign.exists():
+            self.check()
+            if time.monotonic() > deadline:
+                raise Problem(
+                    f"{name} is not ready after {seconds:.0f} s", self._last_words(name), "try again"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop every child, the newest first, and wait for each."""
+        for child in reversed(self._children.values()):
+            _end(child)
+        for file in self._files:
+            file.close()
+        self._children.clear()
+        self._files.clear()
+
+    def _last_words(self, name: str) -> str:
+        lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _die_with_parent() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
