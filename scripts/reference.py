@@ -1,0 +1,124 @@
+"""Write the reference pages that can be read off the code: `make docs`. A test fails when they are stale."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+import click
+import msgspec
+import typer
+
+from ringfence.cli import build
+from ringfence.model import columns
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- Written by `make docs` from the code; edit the code. -->\n"
+SETTINGS = (
+    ("agent", "ringfence.agent.main", "AgentSettings"),
+    ("server", "ringfence.server.app", "ServerSettings"),
+    ("connector", "ringfence.kube.connector", "ConnectorSettings"),
+    ("lab", "ringfence.lab.settings", "LabSettings"),
+)
+TABLES = ("TAP_COUNT", "TRANSLATION", "SIGHTING", "FLOW")
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page by its path."""
+    folder = ROOT / "docs" / "reference"
+    return {
+        folder / "cli.md": _cli(),
+        folder / "settings.md": _settings(),
+        folder / "columns.md": _columns(),
+    }
+
+
+def _cli() -> str:
+    """One section a verb, the text of its `--help` as data: usage, what it does, its options."""
+    parts = [NOTE, "# Command line\n"]
+    for path, command in verbs(typer.main.get_command(build()), ("ringfence",)):
+        parts.append(f"## {' '.join(path)}\n\n{textwrap.dedent(command.help or '').strip()}\n")
+        rows = [_option(parameter) for parameter in command.params if parameter.name != "help"]
+        if rows:
+            parts.append("| option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    """Every command below `command`, itself included, depth first."""
+    found = [(path, command)]
+    for name, child in getattr(command, "commands", {}).items():
+        found += verbs(child, (*path, name))
+    return found
+
+
+def _option(parameter: click.Parameter) -> str:
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    if parameter.param_type_name == "argument":
+        names = parameter.human_readable_name.upper()
+    text = getattr(parameter, "help", None) or ""
+    return f"| `{names}` | {' '.join(text.split()).replace('|', chr(92) + '|')} |"
+
+
+def _settings() -> str:
+    parts = [
+        NOTE,
+        "# Settings\n",
+        "Each role takes these as flags and, with `--config FILE`, from one YAML mapping; flags win.\n",
+    ]
+    for role, module, name in SETTINGS:
+        struct = getattr(importlib.import_module(module), name)
+        parts.append(f"## {role}\n\n| setting | default | meaning |\n|---|---|---|")
+        parts += [f"| `{field}` | {default} | {text} |" for field, default, text in documented(struct)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def documented(struct: type) -> list[tuple[str, str, str]]:
+    """(field, default, docstring under it) of a settings struct."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0].body  # type: ignore[attr-defined]
+    texts = {}
+    for statement, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
+            texts[ast.unparse(statement.target)] = " ".join(ast.literal_eval(after.value).split())
+    return [
+        (field.name, _default(field), texts.get(field.name, "")) for field in msgspec.structs.fields(struct)
+    ]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is msgspec.NODEFAULT:
+        return "" if field.default_factory is msgspec.NODEFAULT else "empty"
+    return "none" if field.default is None else f"`{field.default!r}`".replace("'", "")
+
+
+def _columns() -> str:
+    source = inspect.getsource(columns)
+    parts = [NOTE, "# Columns\n", f"Layout version {columns.LAYOUT}. Little-endian, no padding.\n"]
+    for name in TABLES:
+        dtype = getattr(columns, name)
+        doc = source.split(f"{name} = np.dtype", 1)[1].split('"""', 2)[1]
+        parts.append(f"## {name}\n\n{doc}\n\n| column | type |\n|---|---|")
+        parts += [f"| `{column}` | {kind} |" for column, kind in _kinds(dtype)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _kinds(dtype: object) -> list[tuple[str, str]]:
+    fields = dtype.fields or {}  # type: ignore[attr-defined]
+    return [(str(name), str(kind[0]).replace("<", "")) for name, kind in fields.items()]
+
+
+def main() -> int:
+    for path, text in pages().items():
+        path.write_text(text)
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
