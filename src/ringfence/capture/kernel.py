@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from ringfence.capture import netlink, pins
+from ringfence.capture.attach import Attached
+from ringfence.capture.conntrack import Conntrack
+from ringfence.capture.counters import Counters, Options
+from ringfence.capture.process import Openers
+from ringfence.capture.taps import View, look, namespace_inode
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import Table
+from ringfence.model.problems import Problem
+
+RESCAN = 60.0
+"""Seconds between full looks when no event asks for one."""
+_RETRIES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between looks while a veth's pod is not known: its first process may come after its interface."""
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,59 +66,150 @@ class Capture:
     Goals: nothing lost, nothing doubled, also over a crash of this process. So counts stay in the kernel
     until `commit`: after `drain` make the counts durable together with their `generation`, then `commit`.
     A process that finds that the generation it drained is already durable drops it and commits.
+    Not safe for use by several threads.
     """
 
     def __init__(self, settings: CaptureSettings) -> None:
         self.settings = settings
-        self.notes: tuple[str, ...] = ()
-        """What this capture cannot see, in words."""
+        self._notes: list[str] = []
+        self._counters: Counters | None = None
 
     def start(self) -> None:
         """Load the programs, or adopt what a crashed process left counting; attach to the taps.
 
         Raises Problem when a privilege, a kernel feature or the object is missing.
         """
-        raise NotImplementedError
+        if os.geteuid() != 0 and not _capable():
+            raise Problem(
+                "no privilege to capture", "this process", "run as root, or with CAP_BPF and CAP_NET_ADMIN"
+            )
+        settings = self.settings
+        self._notes = ["host-network conversations of this node with itself go over lo and are not seen"]
+        self._open_sockets()
+        self._folder = pins.prepare(Path(settings.pin_dir))
+        try:
+            options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
+            counters = Counters(self._folder, options)
+            counters.open()
+            self._counters = counters
+            self._attached = Attached(self._route, counters)
+            self._attached.adopt()
+            self._rescan()
+            self._conntrack.start()
+            self._openers = Openers(settings.processes)
+            self._notes += self._openers.start()
+            self._notes += self._conntrack.notes
+        except BaseException:
+            self.stop(keep=self._counters is not None and self._counters.adopted)
+            raise
+
+    def _open_sockets(self) -> None:
+        settings = self.settings
+        groups = (
+            netlink.GROUP_LINK,
+            netlink.GROUP_IPV4_ADDRESS,
+            netlink.GROUP_IPV6_ADDRESS,
+            netlink.GROUP_NSID,
+        )
+
+        def open_all() -> tuple[netlink.Netlink, netlink.Netlink, Conntrack]:
+            return netlink.Netlink(), netlink.Netlink(groups=groups), Conntrack()
+
+        self._route, self._events, self._conntrack = netlink.inside(settings.netns, open_all)
+        self._own_inode = namespace_inode(Path(settings.netns or "/proc/self/ns/net"))
 
     def refresh(self) -> bool:
         """Attach to interfaces that came, forget those that went. Cheap when nothing changed; call each second.
 
         True when the taps or addresses changed.
         """
-        raise NotImplementedError
+        now = time.monotonic()
+        if not self._events.drained() and now < self._next_look:
+            return False
+        return self._rescan()
+
+    def _rescan(self) -> bool:
+        settings = self.settings
+        view = look(self._route, self._own_inode, settings.include, settings.exclude)
+        before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
+        self._view: View = view
+        self._notes += self._attached.apply(view.choices)
+        unknown = tuple(c.ifindex for c in view.choices if c.at == "pod" and c.pod is None)
+        self._plan_next_look(unknown)
+        return before != (self._attached.taps, view.addresses)
+
+    def _plan_next_look(self, unknown: tuple[int, ...]) -> None:
+        """Soon, and then less and less soon, while a pod behind a veth is unknown; else in a minute."""
+        if unknown != getattr(self, "_unknown", ()):
+            self._tries = 0
+        self._unknown = unknown
+        wait = RESCAN
+        if unknown and self._tries < len(_RETRIES):
+            wait = _RETRIES[self._tries]
+            self._tries += 1
+        self._next_look = time.monotonic() + wait
 
     def drain(self) -> Drained:
         """Swap maps and read what was counted; again the same counts until `commit` is called."""
-        raise NotImplementedError
+        assert self._counters is not None, "start() first"
+        counts, losses, generation = self._counters.drain()
+        return Drained(counts, losses, generation, int(counts["packets"].sum()), self._attached.taps)
 
     def commit(self) -> None:
         """The last drained counts are durable elsewhere: clear them in the kernel."""
-        raise NotImplementedError
+        assert self._counters is not None, "start() first"
+        self._counters.commit()
+        self._attached.committed()
 
     def translations(self) -> tuple[Table, Table, tuple[Loss, ...]]:
         """Conntrack since the last call: `(columns.TRANSLATION, hints, losses)`.
 
         `hints` has the TUPLE columns, oriented as opened, of entries whose creation was seen.
         """
-        raise NotImplementedError
+        return self._conntrack.read()
 
     def processes(self) -> tuple[Table, tuple[ProcessInfo, ...]]:
         """Who opened conversations since the last call.
 
         The table has the TUPLE columns, oriented as opened, and `process` (u4), an index into the tuple.
         """
-        raise NotImplementedError
+        return self._openers.read({self._own_inode: None, **self._view.namespaces})
 
     @property
     def taps(self) -> tuple[TapInfo, ...]:
         """All taps; the index is the tap id of `Drained.counts`. A tap that went keeps its place for a while."""
-        raise NotImplementedError
+        return self._attached.taps
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Every local address of the namespace, both families, loopback left out."""
-        raise NotImplementedError
+        return self._view.addresses
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this capture cannot see, in words."""
+        return tuple(dict.fromkeys(self._notes))
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
-        raise NotImplementedError
+        if hasattr(self, "_openers"):
+            self._openers.stop()
+        if not keep and hasattr(self, "_attached"):
+            self._attached.remove_all()
+        if self._counters is not None:
+            self._counters.close()
+            self._counters = None
+        if not keep and hasattr(self, "_folder"):
+            pins.remove(self._folder)
+        for name in ("_route", "_events", "_conntrack"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+
+
+def _capable() -> bool:
+    """Whether the effective set holds CAP_NET_ADMIN (12) and CAP_BPF (39) (capabilities(7))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            held = int(line.split()[1], 16)
+            return bool(held >> 12 & 1 and held >> 39 & 1)
+    return False

@@ -1,0 +1,305 @@
+"""A thin layer over libbpf and the bpf(2) system call, through ctypes.
+
+libbpf loads the object; everything after that is the system call itself on file descriptors, so that an
+heir of a crashed process, which has only pins, uses the same code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.model.columns import Table
+from ringfence.model.problems import Problem
+
+# bpf(2) commands (linux/bpf.h, enum bpf_cmd).
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
+OBJ_PIN, OBJ_GET, PROG_TEST_RUN, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN = 6, 7, 10, 15, 17
+LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, DELETE_BATCH = 24, 25, 27
+
+ARRAY, ARRAY_OF_MAPS = 2, 12
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64": 280}
+_BATCH_OCTETS = 4 << 20
+"""Values read in one call: more makes no difference to speed, and memory grows with the number of CPUs."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _ElementAttr(ctypes.Structure):
+    _fields_ = (
+        ("map_fd", ctypes.c_uint32),
+        ("key", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+class _BatchAttr(ctypes.Structure):
+    _fields_ = (
+        ("in_batch", ctypes.c_uint64),
+        ("out_batch", ctypes.c_uint64),
+        ("keys", ctypes.c_uint64),
+        ("values", ctypes.c_uint64),
+        ("count", ctypes.c_uint32),
+        ("map_fd", ctypes.c_uint32),
+        ("elem_flags", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+class _PathAttr(ctypes.Structure):
+    _fields_ = (
+        ("pathname", ctypes.c_uint64),
+        ("bpf_fd", ctypes.c_uint32),
+        ("file_flags", ctypes.c_uint32),
+    )
+
+
+class _MapAttr(ctypes.Structure):
+    _fields_ = (
+        ("map_type", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+    )
+
+
+class _InfoAttr(ctypes.Structure):
+    _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _TracepointAttr(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_uint64), ("prog_fd", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+def call(command: int, attr: ctypes.Structure) -> int:
+    """One bpf(2) call. Raises OSError with the kernel's errno."""
+    number = _SYS_BPF.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {platform.machine()}")
+    result: int = _libc.syscall(number, command, ctypes.byref(attr), ctypes.sizeof(attr))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def possible_cpus() -> int:
+    """CPUs this kernel may ever have: as many values does a per-CPU map hold for each key."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").split("-")[-1]) + 1
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map or program a name in a bpffs, so that it outlives this process."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    call(OBJ_PIN, _PathAttr(ctypes.addressof(name), fd, 0))
+
+
+def pinned(path: Path) -> int:
+    """A descriptor of what is pinned there."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return call(OBJ_GET, _PathAttr(ctypes.addressof(name), 0, 0))
+
+
+def create_map(kind: int, key: int, value: int, entries: int, inner: int = 0) -> int:
+    """A new map's descriptor."""
+    return call(MAP_CREATE, _MapAttr(kind, key, value, entries, 0, inner))
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Set one element. For per-CPU maps `value` is every CPU's, one after the other."""
+    k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    call(MAP_UPDATE, _ElementAttr(fd, ctypes.addressof(k), ctypes.addressof(v), 0))
+
+
+def lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """One element, or None. `size` is of all CPUs' values for per-CPU maps."""
+    k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
+    try:
+        call(MAP_LOOKUP, _ElementAttr(fd, ctypes.addressof(k), ctypes.addressof(v), 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return v.raw
+
+
+def delete(fd: int, key: bytes) -> None:
+    """Remove one element; it may be gone already."""
+    k = ctypes.create_string_buffer(key, len(key))
+    try:
+        call(MAP_DELETE, _ElementAttr(fd, ctypes.addressof(k), 0, 0))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def program_tag(fd: int) -> tuple[int, int]:
+    """`(id, tag)` of a loaded program; the tag is a hash of its instructions."""
+    info = ctypes.create_string_buffer(256)
+    call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
+    return int.from_bytes(info.raw[4:8], "little"), int.from_bytes(info.raw[8:16], "little")
+
+
+def open_tracepoint(program: int, name: str) -> int:
+    """Attach a program to a raw tracepoint for as long as the descriptor returned is open."""
+    text = ctypes.create_string_buffer(name.encode())
+    return call(RAW_TRACEPOINT_OPEN, _TracepointAttr(ctypes.addressof(text), program, 0))
+
+
+def wait_for_programs() -> None:
+    """Return when no program that was running when this was called is still running.
+
+    Since 4.20 the kernel waits for an RCU grace period when an array of maps is updated
+    (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
+    """
+    inner = create_map(ARRAY, 4, 4, 1)
+    try:
+        outer = create_map(ARRAY_OF_MAPS, 4, 4, 1, inner)
+        try:
+            update(outer, bytes(4), inner.to_bytes(4, "little"))
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
+
+
+def batches(
+    fd: int, key: np.dtype[Any], value: np.dtype[Any], cpus: int, take: bool = False
+) -> Iterator[tuple[Table, NDArray[Any]]]:
+    """Everything in a hash map, a batch at a time: `(keys, values)` with values shaped (rows, cpus).
+
+    The arrays are used again for the next batch. With `take`, what is read is deleted.
+    Values of per-CPU maps are padded to 8 octets by the kernel, so `value` must be a multiple of that.
+    """
+    rows = max(4096, _BATCH_OCTETS // (value.itemsize * cpus))
+    keys, values = np.empty(rows, key), np.empty((rows, cpus), value)
+    position, following = ctypes.c_uint64(), ctypes.c_uint64()
+    command = LOOKUP_AND_DELETE_BATCH if take else LOOKUP_BATCH
+    at, more = 0, True
+    while more:
+        attr = _BatchAttr(
+            at, ctypes.addressof(following), keys.ctypes.data, values.ctypes.data, rows, fd, 0, 0
+        )
+        try:
+            call(command, attr)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            more = False
+        if attr.count:
+            yield keys[: attr.count], values[: attr.count]
+        position.value, at = following.value, ctypes.addressof(position)
+
+
+def delete_batch(fd: int, keys: Table) -> None:
+    """Remove these keys; one that is gone already is skipped."""
+    keys = np.ascontiguousarray(keys)
+    start = 0
+    while start < len(keys):
+        rest = keys[start:]
+        attr = _BatchAttr(0, 0, rest.ctypes.data, 0, len(rest), fd, 0, 0)
+        try:
+            call(DELETE_BATCH, attr)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            start += attr.count + 1
+
+
+def shared_memory(fd: int) -> mmap.mmap:
+    """The memory of an array map (a program's global variables), shared with the kernel."""
+    return mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+class Object:
+    """An object file in libbpf's hands: open, adjust, load, take descriptors, close."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        self._lib = _libbpf()
+        self._name = name
+        self._content = content
+        handle = self._lib.bpf_object__open_mem(content, len(content), None)
+        if not handle:
+            raise Problem("kernel program cannot be read", name, os.strerror(ctypes.get_errno()))
+        self._handle = ctypes.c_void_p(handle)
+
+    def set_entries(self, map_name: str, entries: int) -> None:
+        """How many entries a map will have."""
+        self._lib.bpf_map__set_max_entries(self._map(map_name), entries)
+
+    def variables(self, section: str) -> NDArray[np.uint8]:
+        """The initial content of `.rodata` or `.bss`; writable until the object is loaded."""
+        size = ctypes.c_size_t()
+        address = self._lib.bpf_map__initial_value(self._map(section), ctypes.byref(size))
+        pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+        return np.ctypeslib.as_array(pointer, (size.value,))
+
+    def load(self) -> None:
+        """Create the maps and load the programs. Raises OSError with the kernel's errno."""
+        result = self._lib.bpf_object__load(self._handle)
+        if result:
+            raise OSError(-result, f"{self._name}: {os.strerror(-result)}")
+
+    def map(self, name: str) -> int:
+        """A descriptor of ours for one map."""
+        return os.dup(self._lib.bpf_map__fd(self._map(name)))
+
+    def program(self, name: str) -> int:
+        """A descriptor of ours for one program."""
+        handle = self._lib.bpf_object__find_program_by_name(self._handle, name.encode())
+        return os.dup(self._lib.bpf_program__fd(ctypes.c_void_p(handle)))
+
+    def close(self) -> None:
+        """Give libbpf's own memory and descriptors back."""
+        if self._handle:
+            self._lib.bpf_object__close(self._handle)
+            self._handle = ctypes.c_void_p()
+
+    def _map(self, name: str) -> ctypes.c_void_p:
+        handle = self._lib.bpf_object__find_map_by_name(self._handle, name.encode())
+        if not handle:
+            raise Problem("kernel program has no such map", f"{self._name}: {name}", "rebuild the object")
+        return ctypes.c_void_p(handle)
+
+
+_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_SILENT = _PRINT(lambda level, text, arguments: 0)
+_RESULTS = {
+    "bpf_object__open_mem": ctypes.c_void_p,
+    "bpf_object__find_map_by_name": ctypes.c_void_p,
+    "bpf_object__find_program_by_name": ctypes.c_void_p,
+    "bpf_map__initial_value": ctypes.c_void_p,
+    "bpf_object__close": None,
+}
+
+
+def _libbpf() -> ctypes.CDLL:
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        raise Problem(
+            "libbpf is missing", "libbpf.so.1", "install it (Debian: apt-get install libbpf1)"
+        ) from None
+    for name, result in _RESULTS.items():
+        getattr(lib, name).restype = result
+    lib.bpf_object__open_mem.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
+    lib.libbpf_set_print(_SILENT)
+    with contextlib.suppress(AttributeError):
+        lib.libbpf_set_strict_mode(0x1F)
+    return lib

@@ -1,0 +1,60 @@
+"""The bpffs folder that holds a capture's pins: made, mounted where there is no bpffs, and taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+
+from ringfence.capture.counters import unpin
+from ringfence.model.problems import Problem
+
+BPF_FS_MAGIC = 0xCAFE4A11
+MOUNT_SOURCE = "ringfence"
+"""The source our mounts carry in /proc/self/mountinfo: how an heir knows that it may take one away."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare(folder: Path) -> Path:
+    """Make sure that `folder` exists and is in a bpffs; mount one exactly there if not. Raises Problem."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "give a folder that can be made, or one in a mounted bpffs"
+        raise Problem("cannot make the pin folder", f"{folder}: {error.strerror}", fix) from None
+    if not _is_bpffs(folder):
+        if any(folder.iterdir()):
+            raise Problem("pin folder is in use", str(folder), "give an empty folder, or one in a bpffs")
+        if _libc.mount(MOUNT_SOURCE.encode(), os.fsencode(folder), b"bpf", 0, b"mode=0700"):
+            reason = os.strerror(ctypes.get_errno())
+            fix = "mount a bpffs there first (mount -t bpf bpf FOLDER), or run with CAP_SYS_ADMIN"
+            raise Problem("cannot mount a bpffs", f"{folder}: {reason}", fix)
+    return folder
+
+
+def remove(folder: Path) -> None:
+    """Remove the pins, the mount if it is ours, and the folder if it is then empty."""
+    unpin(folder)
+    if _our_mount(folder):
+        _libc.umount2(os.fsencode(folder), 0)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _is_bpffs(folder: Path) -> bool:
+    # statfs(2) begins with the type on every 64-bit machine; Python's statvfs does not show it.
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statfs(os.fsencode(folder), buffer):
+        return False
+    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF == BPF_FS_MAGIC
+
+
+def _our_mount(folder: Path) -> bool:
+    wanted = str(folder.resolve())
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == wanted and right.split()[:2] == ["bpf", MOUNT_SOURCE]:
+            return True
+    return False
