@@ -75,7 +75,7 @@ class Queries:
 
     def flows(self, since: int, until: int, cluster: str | None = None) -> FlowsAnswer:
         """Every flow with a counted window in [since, until), UTC nanoseconds, oldest first."""
-        values = {"since": since, "until": until, "segment": self._visible(), "cluster": cluster or ""}
+        values = {**self._range(since, until), "cluster": cluster or ""}
         seen = self._engine.query(_SEEN, values)
         answer = _assemble(seen)
         chosen = _chosen(seen, answer)
@@ -94,7 +94,7 @@ class Queries:
 
     def translations(self, since: int, until: int, cluster: str | None = None) -> Table:
         """Translations that may tie flows of [since, until): a TRANSLATION table, oldest first."""
-        values = {
+        values: dict[str, Any] = {
             "since": since - LINK_BEFORE,
             "until": until + LINK_AFTER,
             "segment": self._visible(),
