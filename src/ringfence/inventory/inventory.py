@@ -1,0 +1,181 @@
+"""The inventory: who had this address, in this cluster, at this time.
+
+A pure function of the set of facts it was given. All look-ups are batches; all times are UTC nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.inventory.cluster import Cluster
+from ringfence.inventory.history import Span, Statement
+from ringfence.inventory.index import inside
+from ringfence.inventory.versions import Versions
+from ringfence.model.addresses import texts
+from ringfence.model.endpoints import Endpoint
+from ringfence.model.objects import KINDS, Change, Object
+from ringfence.model.problems import Problem
+
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+
+ALWAYS = 0
+"""`at` of facts that a file states without saying since when."""
+
+_DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in KINDS.items()}
+
+
+class Inventory:
+    """Every cluster's facts. Cluster is part of every key: two clusters with the same addresses never mix."""
+
+    def __init__(self) -> None:
+        self._versions = Versions()
+        self._clusters: dict[str, Cluster] = {}
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Every version ever answered, indexed by its number. Numbers stay valid when facts are added."""
+        return self._versions.endpoints
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Names of the clusters with any fact."""
+        return tuple(sorted(self._clusters))
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Add facts, in any order, repeats included. Raises Problem for a change that is not one."""
+        for change in changes:
+            value = decode_value(change)
+            self.cluster(change.cluster).state(
+                change.kind, change.uid, Statement(change.at, change.known, value)
+            )
+
+    def add_objects(self, cluster: str, objects: Iterable[Object], at: int = ALWAYS) -> None:
+        """Facts that hold from `at` on, as a file of manifests states them."""
+        facts = self.cluster(cluster)
+        for value in objects:
+            facts.state(type(value).__name__, value.uid or f"{value.name}", Statement(at, at, value))
+
+    def add_node_addresses(self, cluster: str, node: str, addresses: Iterable[str], at: int) -> None:
+        """At `at` the node had exactly these local addresses: its agent's word, bridges and tunnels included."""
+        self.cluster(cluster).report(node, addresses, at)
+
+    def add_ranges(self, cluster: str, cidrs: Iterable[str]) -> None:
+        """Ranges of addresses that belong to the cluster and that its objects do not show."""
+        self.cluster(cluster).tell_ranges(cidrs)
+
+    def cluster(self, name: str) -> Cluster:
+        """One cluster's facts, made on first use."""
+        if name not in self._clusters:
+            self._clusters[name] = Cluster(name, self._versions)
+        return self._clusters[name]
+
+    def resolve(
+        self,
+        cluster: str,
+        hi: U64,
+        lo: U64,
+        at: I64,
+        pods: Sequence[str] = (),
+        tags: NDArray[np.uint32] | None = None,
+    ) -> I32:
+        """The endpoint version of each row, an index into `endpoints`; every row has one.
+
+        `tags` are index + 1 into `pods` (UIDs that agents saw at the pod's own interface; 0 is none): a row so
+        tagged needs no address. An address nobody is known to have held then is `unresolved` inside the
+        cluster's ranges, and where an address names no one machine (loopback, link-local, multicast), and
+        `external` elsewhere; where nothing is known of the cluster all are `unresolved`.
+        """
+        facts = self.cluster(cluster)
+        versions = facts.resolve(hi, lo, at)
+        if tags is not None and len(pods):
+            tagged = self.by_pod(cluster, pods, tags, at)
+            versions = np.where(tagged >= 0, tagged, versions)
+        unknown = versions < 0
+        if unknown.any():
+            versions[unknown] = self._unknown(facts, hi[unknown], lo[unknown])
+        return versions
+
+    def by_pod(self, cluster: str, pods: Sequence[str], tags: NDArray[np.uint32], at: I64) -> I32:
+        """The version of each row's tagged pod; -1 for rows without tag and for UIDs nobody told of."""
+        facts = self.cluster(cluster)
+        versions = np.full(len(tags), -1, np.int32)
+        order = np.argsort(tags, kind="stable")
+        present, first = np.unique(tags[order], return_index=True)
+        bounds = [*first.tolist(), len(order)]
+        for tag, begin, end in zip(present.tolist(), bounds[:-1], bounds[1:], strict=True):
+            if 0 < tag <= len(pods):
+                rows = order[begin:end]
+                versions[rows] = facts.of_uid(pods[tag - 1], at[rows])
+        return versions
+
+    def by_uid(self, cluster: str, uids: Sequence[str], at: I64) -> I32:
+        """As `by_pod`, with one UID per row (an empty one is no tag)."""
+        distinct = sorted(set(uids) - {""})
+        code = {uid: number + 1 for number, uid in enumerate(distinct)}
+        tags = np.fromiter((code.get(uid, 0) for uid in uids), np.uint32, len(uids))
+        return self.by_pod(cluster, distinct, tags, at)
+
+    def objects(self, cluster: str, at: int, kind: str | None = None) -> tuple[Object, ...]:
+        """Every object of the cluster at `at`, of one kind (a key of `model.objects.KINDS`) or of all."""
+        return tuple(self.cluster(cluster).objects(at, kind))
+
+    def history(self, cluster: str, kind: str, uid: str) -> tuple[Span, ...]:
+        """What one object was when."""
+        return self.cluster(cluster).history(f"{kind}/{uid}")
+
+    def node_addresses(self, cluster: str, at: int) -> dict[str, tuple[str, ...]]:
+        """Every local address of each node at `at`, by the node's name, sorted."""
+        held = self.cluster(cluster).local_addresses(at)
+        return {node: tuple(_texts(sorted(packed))) for node, packed in sorted(held.items())}
+
+    def _unknown(self, facts: Cluster, hi: U64, lo: U64) -> I32:
+        """Versions for addresses without a holder. They share two versions: the address itself is in the flow."""
+        unresolved = self._versions.number(Endpoint("unresolved", facts.name))
+        if not facts.knows_anything():
+            return np.full(len(hi), unresolved, np.int32)
+        external = self._versions.number(Endpoint("external", facts.name))
+        pairs, inverse = np.unique(np.c_[hi, lo], axis=0, return_inverse=True)
+        ours = inside(facts.ranges(), pairs[:, 0], pairs[:, 1]) | _ambiguous(pairs[:, 0], pairs[:, 1])
+        return np.where(ours, unresolved, external).astype(np.int32)[inverse.ravel()]
+
+
+def decode_value(change: Change) -> Object | None:
+    """The object a change carries. Raises Problem when its kind or its value is not known here."""
+    decoder = _DECODERS.get(change.kind)
+    where = f"change of {change.kind} {change.uid}"
+    if decoder is None:
+        raise Problem("unknown kind", where, f"send one of {', '.join(KINDS)}")
+    if change.value is None:
+        return None
+    try:
+        return decoder.decode(change.value)  # type: ignore[return-value]
+    except msgspec.MsgspecError as error:
+        raise Problem(
+            f"not a {change.kind} ({error})", where, "send the object as `ringfence.model` spells it"
+        ) from None
+
+
+def _ambiguous(hi: U64, lo: U64) -> NDArray[np.bool_]:
+    """`claims.is_ambiguous` over columns."""
+    v4 = (hi == 0) & (lo >> np.uint64(32) == 0xFFFF)
+    first = lo >> np.uint64(24) & np.uint64(0xFF)
+    local4 = (
+        (first == 0) | (first == 127) | (first >= 224) | (lo >> np.uint64(16) & np.uint64(0xFFFF) == 0xA9FE)
+    )
+    top = hi >> np.uint64(54)
+    local6 = ((hi == 0) & (lo <= 1)) | (top >> np.uint64(2) == 0xFF) | (top == 0xFE80 >> 6)
+    ambiguous: NDArray[np.bool_] = np.where(v4, local4, local6)
+    return ambiguous
+
+
+def _texts(packed: Iterable[tuple[int, int]]) -> Iterator[str]:
+    pairs = list(packed)
+    hi = np.fromiter((h for h, _ in pairs), np.uint64, len(pairs))
+    lo = np.fromiter((low for _, low in pairs), np.uint64, len(pairs))
+    return iter(texts(hi, lo))
