@@ -93,6 +93,17 @@ class Cluster:
                 if value is not None:
                     yield value
 
+    def ever(self, kind: str, since: int, until: int) -> Iterator[Span]:
+        """Every value every object of a kind had at some time in [since, until]."""
+        self._settle()
+        for source, history in self._history.items():
+            if not source.startswith(f"{kind}/"):
+                continue
+            for position, span in enumerate(history):
+                following = history[position + 1].start if position + 1 < len(history) else FOREVER
+                if span.value is not None and span.start <= until and following > since:
+                    yield span
+
     def ranges(self) -> Ranges:
         """The cluster's own address ranges, from everything ever known of it."""
         self._settle()

@@ -125,6 +125,10 @@ class Inventory:
         """Every object of the cluster at `at`, of one kind (a key of `model.objects.KINDS`) or of all."""
         return tuple(self.cluster(cluster).objects(at, kind))
 
+    def ever(self, cluster: str, kind: str, since: int, until: int) -> tuple[Span, ...]:
+        """Every value every object of a kind had at some time in [since, until]."""
+        return tuple(self.cluster(cluster).ever(kind, since, until))
+
     def history(self, cluster: str, kind: str, uid: str) -> tuple[Span, ...]:
         """What one object was when."""
         return self.cluster(cluster).history(f"{kind}/{uid}")
