@@ -172,7 +172,7 @@ class Counters:
 
     def _share(self) -> None:
         self._memory = bpf.shared_memory(self._fds[".bss"])
-        self._state = np.frombuffer(self._memory, STATE, 1)  # type: ignore[call-overload]
+        self._state = np.frombuffer(self._memory, STATE, 1)
 
 
 def unpin(folder: Path) -> None:
@@ -208,7 +208,7 @@ def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
     state["generation"], state["committed"], state["build"] = start, start - 1, build
 
 
-def _set_ports(constants: np.ndarray, at: int, ports: tuple[int, ...], places: int, name: str) -> None:  # type: ignore[type-arg]
+def _set_ports(constants: np.ndarray, at: int, ports: tuple[int, ...], places: int, name: str) -> None:
     if len(ports) > places or any(not 0 < port < 65536 for port in ports):
         raise Problem("bad tunnel ports", f"{name}={ports}", f"give at most {places} ports, 1 to 65535")
     packed = np.array(ports, ">u2").view(np.uint8)
