@@ -1,2 +1,1 @@
-"""Ingest, inventory, answers: the API. Owns a clock. `app` does all the wiring, by hand.
-"""
+"""Ingest, inventory, answers: the API. Owns a clock. `app` does all the wiring, by hand."""

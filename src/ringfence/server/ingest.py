@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from ringfence.flows.conversations import MEMORY, Conversations, conversation_key
 from ringfence.model.problems import Problem
@@ -43,8 +44,9 @@ GATHER = 0.02
 RETRY = 1.0
 """Seconds between tries to finish a segment that could not be finished."""
 
-BUSY = Problem("the server is busy", "ingest", "send the batch again later")
-STOPPING = Problem("the server is stopping", "ingest", "send the batch again later")
+
+class Later(Problem):
+    """Not kept, and not the sender's fault: the same batch is welcome later. Shown as 503."""
 
 
 class _Waiting(NamedTuple):
@@ -119,27 +121,26 @@ class Ingest:
         """Queue one batch; the future has its outcome, or raises Problem when it could not be kept."""
         answer: Future[Outcome] = Future()
         if self._stopping.is_set():
-            answer.set_exception(STOPPING)
+            answer.set_exception(_stopping())
             return answer
         try:
             self._queue.put_nowait(_Waiting(batch, self._clock(), answer))
         except queue.Full:
-            answer.set_exception(BUSY)
+            answer.set_exception(Later("the server is busy", "ingest", "send the batch again later"))
         return answer
 
     def _loop(self) -> None:
         while (group := self._gather()) is not None:
             try:
                 self._take(group)
-            except (Problem, OSError, RuntimeError) as error:
-                problem = error if isinstance(error, Problem) else _unkept(error)
+            except (Problem, OSError, RuntimeError, pa.ArrowException) as error:
                 for waiting in group:
                     if not waiting.answer.done():
-                        waiting.answer.set_exception(problem)
+                        waiting.answer.set_exception(_unkept(error))
         while not self._queue.empty():
             late = self._queue.get_nowait()
             if late is not None:
-                late.answer.set_exception(STOPPING)
+                late.answer.set_exception(_stopping())
 
     def _gather(self) -> list[_Waiting] | None:
         """Whatever has arrived, as much as one segment holds; None to stop."""
@@ -218,7 +219,11 @@ class Ingest:
         return tuple(news)
 
 
-def _unkept(error: Exception) -> Problem:
-    return Problem(
+def _stopping() -> Later:
+    return Later("the server is stopping", "ingest", "send the batch again later")
+
+
+def _unkept(error: Exception) -> Later:
+    return Later(
         f"the batch could not be kept ({error})", "the data folder", "look at its free space and rights"
     )

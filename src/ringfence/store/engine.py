@@ -37,6 +37,10 @@ cut the same way each time, which the deduplication token relies on."""
 Value = str | int | Sequence[int] | Sequence[str]
 
 
+class StoreFailed(Problem):
+    """The engine could not do something it should: disk full, memory cap, damage."""
+
+
 class Engine:
     """One embedded engine over `folder`. `open` before use, `close` at the end; safe from any thread."""
 
@@ -199,7 +203,9 @@ def _lock(folder: Path) -> IO[str]:
     return handle
 
 
-def _problem(error: RuntimeError, folder: Path) -> Problem:
+def _problem(error: RuntimeError, folder: Path) -> StoreFailed:
     """The engine's message in one line."""
     text = " ".join(str(error).split())[:400]
-    return Problem(f"the flow store failed ({text})", str(folder), "look at the disk's free space and rights")
+    return StoreFailed(
+        f"the flow store failed ({text})", str(folder), "look at the disk's free space and rights"
+    )

@@ -1,0 +1,118 @@
+"""The HTTP client of every online verb: `--server`, `--token`, and what they default to."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import msgspec
+import typer
+
+from ringfence.model.problems import Problem
+
+SERVER_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE = (
+    "RINGFENCE_SERVER",
+    "RINGFENCE_TOKEN",
+    "RINGFENCE_TOKEN_FILE",
+)
+DEFAULT_SERVER = "http://127.0.0.1:8443"
+TIMEOUT = 120.0
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", help=f"The server's address [default: ${SERVER_VARIABLE} or {DEFAULT_SERVER}]."),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token", help=f"An admin token [default: ${TOKEN_VARIABLE}, or the file ${TOKEN_FILE_VARIABLE}]."
+    ),
+]
+
+
+class Client:
+    """Asks one server. Every failure is a Problem that says what to do."""
+
+    def __init__(self, server: str | None = None, token: str | None = None) -> None:
+        self._server = (server or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER).rstrip("/")
+        if not self._server.startswith(("http://", "https://")):
+            raise Problem(
+                "bad server address", self._server, "write it as http://HOST:PORT or https://HOST:PORT"
+            )
+        self._token = token or _token()
+
+    def get(self, path: str, parameters: dict[str, Any] | None = None) -> Any:
+        """The JSON answer of a GET; parameters that are None are left out."""
+        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        return self._ask(path + (f"?{urlencode(given)}" if given else ""), None)
+
+    def post(self, path: str, body: Any) -> Any:
+        """The JSON answer of a POST of `body` as JSON."""
+        return self._ask(path, msgspec.json.encode(body))
+
+    def _ask(self, path: str, body: bytes | None) -> Any:
+        headers = {"Accept": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            request = urllib.request.Request(self._server + path, body, headers)
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return msgspec.json.decode(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refused(error.code, error.read(), self._server + path) from None
+        except urllib.error.URLError as error:
+            raise self._unreachable(str(error.reason)) from None
+        except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
+            raise self._unreachable(str(error) or type(error).__name__) from None
+        except msgspec.DecodeError:
+            raise Problem("not an answer of a Ringfence server", self._server, "check --server") from None
+
+    def _unreachable(self, reason: str) -> Problem:
+        return Problem(
+            f"no answer from the server ({reason})",
+            self._server,
+            "start `ringfence server`, or check --server",
+        )
+
+
+def _token() -> str | None:
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return token
+    if file := os.environ.get(TOKEN_FILE_VARIABLE):
+        try:
+            return Path(file).read_text().strip()
+        except OSError as error:
+            raise Problem(
+                f"cannot read the token ({error.strerror})", file, f"check {TOKEN_FILE_VARIABLE}"
+            ) from None
+    return None
+
+
+class _Error(msgspec.Struct):
+    what: str
+    where: str
+    fix: str
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def _refused(status: int, body: bytes, where: str) -> Problem:
+    """The server's own words where it said any."""
+    if status == 401:
+        return Problem("the server wants a token", where, f"give --token or set {TOKEN_VARIABLE}")
+    try:
+        error = msgspec.json.decode(body, type=_ErrorBody).error
+    except msgspec.DecodeError:
+        return Problem(f"the server answered with status {status}", where, "look at its log")
+    return Problem(error.what, error.where, error.fix)

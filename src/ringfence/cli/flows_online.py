@@ -1,0 +1,121 @@
+"""`ringfence flows list` and `flows show`: flows kept by the server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ringfence.cli.client import Client, ServerOption, TokenOption
+from ringfence.cli.output import Output
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Format.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the online verbs to the `flows` group."""
+    app.command("list")(list_flows)
+    app.command("show")(show_flow)
+
+
+def list_flows(
+    since: Annotated[str, typer.Option(help="From when: RFC 3339, or how long ago (15m, 2h, 1d).")] = "15m",
+    until: Annotated[str | None, typer.Option(help="Until when [default: now].")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Only connections that touch this namespace.")] = None,
+    workload: Annotated[
+        str | None, typer.Option(help="Only connections that touch this workload, Kind/name.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Only this category, e.g. pod-to-pod-via-service.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most flows to show.", min=1, max=100_000)] = 1000,
+    output: OutputOption = Output.table,
+    server: ServerOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Show the flows the server has, newest first. json, jsonl and yaml are the contract's flows.
+
+    Example: `ringfence flows list --since 1h --namespace sock-shop -o jsonl`
+    """
+    from ringfence.cli.map import note_completeness
+    from ringfence.cli.output import emit, emit_table
+
+    asked = {
+        "since": since,
+        "until": until,
+        "namespace": namespace,
+        "workload": workload,
+        "category": category,
+        "limit": limit,
+    }
+    answer = Client(server, token).get("/v1/flows", asked)
+    if output is Output.table:
+        emit_table(None, COLUMNS, (_row(flow) for flow in answer["flows"]))
+        note_completeness(answer["completeness"])
+    else:
+        emit(answer["flows"], output)
+
+
+def show_flow(
+    flow_id: Annotated[str, typer.Argument(metavar="ID", help="A flow's or a connection's id.")],
+    since: Annotated[str, typer.Option(help="From when to look: RFC 3339, or how long ago.")] = "24h",
+    until: Annotated[str | None, typer.Option(help="Until when [default: now].")] = None,
+    output: OutputOption = Output.table,
+    server: ServerOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Show one connection hop by hop: every leg, with what translated it and who saw it.
+
+    Example: `ringfence flows show 00c0ffee00c0ffee`
+    """
+    from urllib.parse import quote
+
+    from ringfence.cli.output import emit, emit_table
+
+    asked = {"since": since, "until": until}
+    answer = Client(server, token).get(f"/v1/flows/{quote(flow_id, safe='')}", asked)
+    if output is not Output.table:
+        emit(answer, output)
+        return
+    connection = answer["connection"]
+    service = f" by {connection['service']}" if connection["service"] else ""
+    title = (
+        f"{connection['category']}: {who(connection['consumer'])} → {who(connection['provider'])}{service}"
+    )
+    emit_table(title, (*COLUMNS, "seen at"), ((*_row(leg), _taps(leg)) for leg in connection["legs"]))
+
+
+COLUMNS = ("start", "leg", "consumer", "provider", "protocol", "packets", "octets", "direction", "flow id")
+
+
+def _row(flow: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        flow["start"],
+        flow["leg"] + (" + snat" if flow["snat"] else ""),
+        who(flow["consumer"]),
+        who(flow["provider"]),
+        flow["protocol"],
+        _pair(flow, "packets"),
+        _pair(flow, "octets"),
+        flow["direction"],
+        flow["flow_id"],
+    )
+
+
+def _pair(flow: dict[str, Any], unit: str) -> str:
+    if flow[f"consumer_{unit}"] is None:
+        return "not seen"
+    return f"{flow[f'consumer_{unit}']}/{flow[f'provider_{unit}']}"
+
+
+def who(end: dict[str, Any]) -> str:
+    """An end for people: its address and, where known, its name."""
+    address = f"[{end['ip']}]" if ":" in end["ip"] else end["ip"]
+    place = address if end["port"] is None else f"{address}:{end['port']}"
+    name = "/".join(part for part in (end.get("namespace"), end.get("name")) if part)
+    name = name or end.get("service") or (end["kind"] if end["kind"] in ("external", "unresolved") else "")
+    return f"{name} {place}".strip()
+
+
+def _taps(flow: dict[str, Any]) -> str:
+    return " ".join(f"{tap['node']}:{tap['interface']}" for tap in flow["taps"]) or "conntrack alone"

@@ -1,0 +1,228 @@
+"""Questions about flows: stored columns, linked, named by the inventory of their time, and only then made values.
+
+Everything stays in columns until the rows that an answer shows are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.discovery.edges import edges
+from ringfence.flows.categories import categories, placements
+from ringfence.flows.link import Legs, link
+from ringfence.flows.present import hexadecimal, present
+from ringfence.model.columns import Table
+from ringfence.model.edges import Edge
+from ringfence.model.endpoints import Endpoint
+from ringfence.model.flows import Flow, FlowEnd
+from ringfence.model.protocols import protocol_name
+from ringfence.server.book import Book, Ports, Resolved
+from ringfence.store.queries import FlowsAnswer, Queries
+
+I64 = NDArray[np.int64]
+
+
+class Linked(NamedTuple):
+    """The flows of one cluster over a time, linked and named; everything is aligned with `flows`."""
+
+    cluster: str
+    flows: Table
+    legs: Legs
+    ends: Resolved
+    categories: Sequence[str]
+    placements: Sequence[str | None]
+    ports: Ports
+    stored: FlowsAnswer
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """One conversation end to end: who opened it, who served it after every translation, and every leg."""
+
+    connection_id: str
+    category: str
+    placement: str | None
+    consumer: FlowEnd
+    provider: FlowEnd
+    service: str | None
+    protocol: str
+    port: int | None
+    legs: tuple[Flow, ...]
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which flows or connections to show; None is any. A connection is shown whole or not at all."""
+
+    namespace: str | None = None
+    workload: str | None = None
+    category: str | None = None
+    connection: int | None = None
+    flow: int | None = None
+
+
+class Answers:
+    """The verbs behind the API. `clusters` of a time are those whose agents closed windows in it."""
+
+    def __init__(self, queries: Queries, book: Book) -> None:
+        self._queries, self._book = queries, book
+
+    def linked(self, since: int, until: int) -> Iterator[Linked]:
+        """Every cluster's flows of [since, until)."""
+        clusters = self._queries.windows(since, until)["cluster"].unique().to_pylist()
+        for cluster in sorted(clusters):
+            yield self._linked(cluster, since, until)
+
+    def flows(self, since: int, until: int, wanted: Filter, limit: int) -> list[Flow]:
+        """Flows of matching connections, newest first, at most `limit`."""
+        found: list[Flow] = []
+        for part in self.linked(since, until):
+            rows = np.flatnonzero(matching(part, wanted))
+            rows = rows[np.argsort(-part.flows["first"][rows], kind="stable")][:limit]
+            found += show(part, rows)
+        return sorted(found, key=lambda flow: flow.start, reverse=True)[:limit]
+
+    def connections(self, since: int, until: int, wanted: Filter, limit: int) -> list[Connection]:
+        """Matching connections with all their legs, newest first, at most `limit`."""
+        found: list[Connection] = []
+        for part in self.linked(since, until):
+            openers = np.flatnonzero(
+                matching(part, wanted) & (part.legs.opener == np.arange(len(part.flows)))
+            )
+            openers = openers[np.argsort(-part.flows["first"][openers], kind="stable")][:limit]
+            found += _connections(part, openers)
+        return sorted(found, key=lambda each: each.legs[0].start, reverse=True)[:limit]
+
+    def edges(self, since: int, until: int, wanted: Filter, cluster: str | None = None) -> list[Edge]:
+        """Who talked to whom, on what."""
+        found: list[Edge] = []
+        for part in self.linked(since, until):
+            if cluster in (None, part.cluster):
+                made = edges(
+                    part.flows,
+                    part.legs,
+                    part.ends.consumer,
+                    part.ends.provider,
+                    part.ends.endpoints,
+                    part.categories,
+                )
+                found += [edge for edge in made if _touches(edge, wanted)]
+        return found
+
+    def _linked(self, cluster: str, since: int, until: int) -> Linked:
+        stored = self._queries.flows(since, until, cluster)
+        began = np.minimum(stored.began, stored.table["first"])
+        earliest = int(began.min()) if len(began) else since
+        translations = self._queries.translations(min(since, earliest), until, cluster)
+        # A conversation that began before the asked time is tied by what conntrack said when it began.
+        table = stored.table.copy()
+        table["first"] = began
+        flows, legs = link(table, translations)
+        flows["first"][: len(table)] = stored.table["first"]
+        flows["first"] = np.maximum(flows["first"], np.minimum(since, flows["last"]))
+        ends = self._book.resolve(cluster, flows, stored.pods)
+        ports = self._book.ports(cluster, until)
+        names = categories(
+            flows, legs, ends.consumer, ends.provider, ends.endpoints, _probes(flows, ends, ports)
+        )
+        places = placements(flows, legs, ends.consumer, ends.provider, ends.endpoints)
+        return Linked(cluster, flows, legs, ends, names, places, ports, stored)
+
+
+def matching(part: Linked, wanted: Filter) -> NDArray[np.bool_]:
+    """Rows whose connection matches."""
+    rows = np.ones(len(part.flows), np.bool_)
+    if wanted.connection is not None:
+        rows &= part.legs.connection == np.uint64(wanted.connection)
+    if wanted.flow is not None:
+        hit = part.flows["flow_id"] == np.uint64(wanted.flow)
+        rows &= np.isin(part.legs.opener, part.legs.opener[hit]) | (
+            part.legs.connection == np.uint64(wanted.flow)
+        )
+    if wanted.category is not None:
+        rows &= np.array([name == wanted.category for name in part.categories], np.bool_)
+    for field in ("namespace", "workload"):
+        value = getattr(wanted, field)
+        if value is not None:
+            has = np.array([getattr(end, field) == value for end in part.ends.endpoints], np.bool_)
+            hit = has[part.ends.consumer] | has[part.ends.provider]
+            rows &= np.isin(part.legs.opener, part.legs.opener[hit])
+    return rows
+
+
+def show(part: Linked, rows: I64) -> list[Flow]:
+    """The flows of some rows as values."""
+    legs = Legs._make(column[rows] for column in part.legs)
+    consumers, providers = _endpoints(part, rows)
+    flows = part.flows[rows]
+    taps = [part.stored.taps(row) if row < len(part.stored.table) else () for row in rows.tolist()]
+    processes = [part.stored.process(index) for index in flows["process"].tolist()]
+    names = [part.categories[row] for row in rows.tolist()]
+    return list(present(flows, legs, consumers, providers, names, taps, processes))
+
+
+def _endpoints(part: Linked, rows: I64) -> tuple[list[Endpoint], list[Endpoint]]:
+    """Consumer and provider of each row; a provider behind a service says which."""
+    known = part.ends.endpoints
+    consumers = [known[version] for version in part.ends.consumer[rows].tolist()]
+    providers = []
+    for row in rows.tolist():
+        provider = known[part.ends.provider[row]]
+        service = service_of(part, int(part.legs.opener[row]))
+        if service is not None and provider.service is None:
+            provider = msgspec.structs.replace(provider, service=service)
+        providers.append(provider)
+    return consumers, providers
+
+
+def service_of(part: Linked, opener: int) -> str | None:
+    """`namespace/name` of the service that a connection asked for, by ClusterIP or NodePort."""
+    asked: Endpoint = part.ends.endpoints[part.ends.provider[opener]]
+    if asked.service is not None or asked.kind != "node" or part.legs.server[opener] == opener:
+        return asked.service
+    protocol = protocol_name(int(part.flows["protocol"][opener]))
+    return part.ports.node_ports.get((protocol, int(part.flows["provider_port"][opener])))
+
+
+def _connections(part: Linked, openers: I64) -> list[Connection]:
+    members: dict[int, list[int]] = {opener: [] for opener in openers.tolist()}
+    for row in np.flatnonzero(np.isin(part.legs.opener, openers)).tolist():
+        members[int(part.legs.opener[row])].append(row)
+    found = []
+    for opener, rows in members.items():
+        rows.sort(key=lambda row: (row != opener, part.legs.leg[row], row))
+        legs = tuple(show(part, np.array(rows)))
+        server = legs[rows.index(int(part.legs.server[opener]))]
+        found.append(
+            Connection(
+                hexadecimal(int(part.legs.connection[opener])),
+                part.categories[opener],
+                part.placements[opener],
+                legs[0].consumer,
+                server.provider,
+                service_of(part, opener),
+                legs[0].protocol,
+                server.provider.port,
+                legs,
+            )
+        )
+    return found
+
+
+def _probes(flows: Table, ends: Resolved, ports: Ports) -> NDArray[np.bool_]:
+    """Rows whose provider is a pod that declares a probe on that port."""
+    pairs, inverse = np.unique(np.c_[ends.provider, flows["provider_port"]], axis=0, return_inverse=True)
+    hit = [(ends.endpoints[version].uid, port) in ports.probed for version, port in pairs.tolist()]
+    return np.array(hit, np.bool_)[inverse.ravel()]
+
+
+def _touches(edge: Edge, wanted: Filter) -> bool:
+    parties = (edge.consumer, edge.provider)
+    return (
+        (wanted.namespace is None or any(party.namespace == wanted.namespace for party in parties))
+        and (wanted.workload is None or any(party.workload == wanted.workload for party in parties))
+        and wanted.category in (None, edge.category)
+    )

@@ -1,0 +1,235 @@
+"""The server process: settings, wiring by hand, start and clean stop. Owns the clock.
+
+Order of start: the port is taken first (so that a port in use costs nothing), then the data folder is locked, the
+engine opened and its settings read back, what a crash left is finished, and only then are requests answered.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from litestar import Litestar, Request, Response
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.config import OpenAPIConfig
+
+from ringfence import __version__
+from ringfence.model.problems import Problem
+from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unauthorized, guard, write_private
+from ringfence.server.book import Book
+from ringfence.server.ingest import Ingest, Later
+from ringfence.server.routes import cluster, flows, ingest
+from ringfence.server.service import NotFound, Service
+from ringfence.store.engine import Engine, StoreFailed
+from ringfence.store.facts import Facts
+from ringfence.store.journal import Journal
+from ringfence.store.queries import Queries
+
+ROUTES = (
+    cluster.health,
+    ingest.batches,
+    ingest.changes,
+    flows.flows,
+    flows.flow,
+    flows.connections,
+    flows.edges,
+    flows.how_complete,
+    cluster.agents,
+    cluster.inventory,
+    cluster.discover,
+)
+"""Every route of the API (docs/reference/api.md)."""
+
+READY_FILE = "ready"
+ADMIN_VARIABLE = "RINGFENCE_ADMIN_TOKEN"
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of `ringfence server`."""
+
+    listen: str = "127.0.0.1:8443"
+    """Address and port to listen on, HOST:PORT; port 0 takes a free one."""
+    data: str = "ringfence-data"
+    """Folder of flows, facts, journal and the agent token."""
+    memory: int = 2 << 30
+    """Octets of memory the flow engine may take."""
+    new_token: bool = False
+    """Replace the admin token by a new one and print it."""
+    admin_token_file: str | None = None
+    """Write a new admin token to this file instead of printing it."""
+
+
+def make_app(service: Service, tokens: Tokens, on_shutdown: Callable[[], None] | None = None) -> Litestar:
+    """The API over a service that is already started."""
+
+    @asynccontextmanager
+    async def life(_: Litestar) -> AsyncIterator[None]:
+        yield
+        if on_shutdown is not None:
+            on_shutdown()
+
+    return Litestar(
+        list(ROUTES),
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        guards=[guard(tokens)],
+        exception_handlers={
+            Problem: _problem,
+            Unauthorized: lambda _, __: _body(401, SIGN_IN, {"WWW-Authenticate": "Bearer"}),
+            Forbidden: lambda _, __: _body(403, FORBIDDEN),
+            HTTPException: _http,
+            Exception: _defect,
+        },
+        openapi_config=OpenAPIConfig("Ringfence", __version__, path="/v1/schema"),
+        lifespan=[life],
+        debug=False,
+    )
+
+
+class Server:
+    """Everything one server process holds. `start` raises Problem; `stop` finishes what was taken."""
+
+    def __init__(self, settings: ServerSettings, clock: Callable[[], int] = time.time_ns) -> None:  # noqa: TID251  the server owns a clock
+        self._settings, self._clock = settings, clock
+        self._data = Path(settings.data)
+        self._undo = ExitStack()
+        self.tokens: Tokens
+        self.service: Service
+        self.shown: str | None = None
+
+    def start(self) -> None:
+        """Open the data folder and take batches."""
+        try:
+            self._start()
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def stop(self) -> None:
+        """Finish what was taken and release the folder."""
+        self._undo.close()
+
+    def _start(self) -> None:
+        engine = Engine(self._data.absolute(), self._settings.memory)
+        engine.open()
+        self._undo.callback(engine.close)
+        facts = Facts(self._data)
+        facts.open()
+        self._undo.callback(facts.close)
+        journal = Journal(self._data / "journal")
+        journal.open()
+        if facts.setting("store") is None:
+            facts.set("store", secrets.token_hex(8))
+        book = Book()
+        book.apply(facts.changes())
+        book.report(facts.reports())
+        ingest = Ingest(engine, facts, journal, self._clock, book.report)
+        ingest.start()
+        self._undo.callback(ingest.stop)
+        self.tokens = Tokens(facts)
+        self.shown = self.tokens.open(
+            self._data, os.environ.get(ADMIN_VARIABLE), self._settings.new_token, self._clock()
+        )
+        self.service = Service(facts, Queries(engine, lambda: ingest.visible), book, ingest, self._clock)
+
+
+def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> None:
+    """Serve until SIGTERM or SIGINT. Raises Problem before anything is touched when it cannot."""
+    listener = _listener(settings.listen)
+    server = Server(settings)
+    data = Path(settings.data)
+    try:
+        server.start()
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        app = make_app(server.service, server.tokens)
+        _tell(settings, server, url, say)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on"
+        )
+        write_private(data / READY_FILE, url + "\n")
+        # The server repeats a signal it got once it has stopped; the default would end us before `finally`.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run([listener])
+    finally:
+        (data / READY_FILE).unlink(missing_ok=True)
+        server.stop()
+        listener.close()
+
+
+def _tell(settings: ServerSettings, server: Server, url: str, say: Callable[[str], None]) -> None:
+    say(f"listening on {url}")
+    say(f"agent token in {Path(settings.data) / 'agent.token'}")
+    if server.shown and settings.admin_token_file:
+        write_private(Path(settings.admin_token_file), server.shown + "\n")
+        say(f"admin token in {settings.admin_token_file}")
+    elif server.shown:
+        say(f"admin token (shown once): {server.shown}")
+
+
+def _listener(listen: str) -> socket.socket:
+    """A bound socket, so that a port in use is found before any work."""
+    host, colon, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise Problem("bad listen address", listen, "write HOST:PORT, e.g. 127.0.0.1:8443")
+    try:
+        family = socket.getaddrinfo(
+            host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise Problem(
+            f"cannot listen ({error.strerror})", listen, "give an address of this machine"
+        ) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise Problem(
+            f"cannot listen ({error.strerror})", listen, "stop what uses the port, or give another --listen"
+        ) from None
+    return listener
+
+
+def _problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    if isinstance(problem, Later | StoreFailed):
+        return _body(503, problem, {"Retry-After": "1"})
+    return _body(404 if isinstance(problem, NotFound) else 400, problem)
+
+
+def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """The framework's own refusals, in our words."""
+    where = request.url.path
+    if isinstance(error, ValidationException):
+        extra = error.extra if isinstance(error.extra, list) else []
+        names = ", ".join(f"{each.get('key')} ({each.get('message')})" for each in extra) or error.detail
+        return _body(400, Problem(f"bad parameter: {names}", where, "see /v1/schema"))
+    fix = {404: "see /v1/schema", 405: "see /v1/schema", 413: "send less at once"}.get(
+        error.status_code, "see /v1/schema"
+    )
+    return _body(error.status_code, Problem(error.detail, where, fix))
+
+
+def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """A defect of ours: told in one line, without its inside."""
+    return _body(
+        500, Problem(f"internal error ({type(error).__name__})", request.url.path, "please report it")
+    )
+
+
+def _body(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response[Any]:
+    content = {"error": {"what": problem.what, "where": problem.where, "fix": problem.fix}}
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

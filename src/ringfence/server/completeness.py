@@ -1,0 +1,171 @@
+"""How complete an answer is: windows closed of windows expected, batches missing, losses by stage; and why not.
+
+A node is expected in every window of the asked time from its first one on, up to what has had time to arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ringfence.flows.present import rfc3339
+from ringfence.server.resolve import AgentState
+from ringfence.store.queries import Queries
+
+SECOND = 1_000_000_000
+ARRIVAL = 10 * SECOND
+"""Nanoseconds a window may take to arrive before it counts as missing."""
+SKEW = 100_000_000
+"""Nanoseconds an agent's clock may be off before it is said (design section 4)."""
+
+
+class LossSum(msgspec.Struct, frozen=True):
+    """Losses of one stage, added up."""
+
+    stage: str
+    packets: int
+    octets: int
+    events: int
+
+
+class NodeCompleteness(msgspec.Struct, frozen=True):
+    """One node's part. `ratio` is closed of expected windows, 1.0 when none were expected."""
+
+    cluster: str
+    node: str
+    windows_expected: int
+    windows_closed: int
+    sequences_missing: int
+    packets: int
+    records: int
+    losses: tuple[LossSum, ...]
+    ratio: float
+    reasons: tuple[str, ...]
+
+
+class Completeness(msgspec.Struct, frozen=True):
+    """How much of [since, until) the store can answer for. `complete`: nothing missing, nothing lost."""
+
+    since: str
+    until: str
+    complete: bool
+    ratio: float
+    nodes: tuple[NodeCompleteness, ...]
+    reasons: tuple[str, ...]
+
+
+def completeness(
+    queries: Queries, agents: Mapping[tuple[str, str], AgentState], since: int, until: int, now: int
+) -> Completeness:
+    """The certificate of a time, from the store's own records."""
+    windows = _closed(queries, since, until)
+    losses = _losses(queries, since, until + ARRIVAL)
+    batches = _batches(queries, since, until + ARRIVAL)
+    keys = sorted({*windows, *losses, *(key for key, state in agents.items() if state.seen >= since)})
+    nodes = tuple(
+        _node(
+            key,
+            windows.get(key),
+            losses.get(key, ()),
+            batches.get(key, {}),
+            agents.get(key),
+            (since, min(until, now - ARRIVAL)),
+        )
+        for key in keys
+    )
+    expected = sum(node.windows_expected for node in nodes)
+    closed = sum(node.windows_closed for node in nodes)
+    reasons = tuple(f"{node.node}: {reason}" for node in nodes for reason in node.reasons)
+    if not nodes:
+        reasons = ("no agent closed a window in this time",)
+    return Completeness(rfc3339(since), rfc3339(until), not reasons, _ratio(closed, expected), nodes, reasons)
+
+
+def _node(
+    key: tuple[str, str],
+    closed: tuple[np.ndarray, int] | None,
+    losses: Iterable[LossSum],
+    batches: Mapping[str, int],
+    agent: AgentState | None,
+    asked: tuple[int, int],
+) -> NodeCompleteness:
+    """One node's part: `closed` its window starts and their length, `asked` what could have arrived."""
+    windows, length = (
+        closed if closed is not None else (np.zeros(0, np.int64), agent.window_length if agent else SECOND)
+    )
+    first = int(windows[0]) if len(windows) else asked[0]
+    expected = max(len(windows), (asked[1] - first) // length)
+    missing = batches.get("missing", 0)
+    losses = tuple(losses)
+    reasons = [*_window_reasons(expected - len(windows)), *_loss_reasons(missing, losses)]
+    if agent is not None:
+        reasons += list(agent.notes)
+        if abs(agent.skew) > SKEW + SECOND:
+            reasons.append(f"its clock is {agent.skew / SECOND:+.1f} s off, or its batches arrive late")
+    return NodeCompleteness(
+        *key,
+        expected,
+        len(windows),
+        missing,
+        batches.get("packets", 0),
+        batches.get("records", 0),
+        losses,
+        _ratio(len(windows), expected),
+        tuple(reasons),
+    )
+
+
+def _window_reasons(missing: int) -> list[str]:
+    return [f"{missing} windows were never closed"] if missing else []
+
+
+def _loss_reasons(missing: int, losses: Iterable[LossSum]) -> list[str]:
+    reasons = [f"{missing} batches are missing"] if missing else []
+    reasons += [
+        f"{loss.stage} lost {loss.packets} packets, {loss.octets} octets, {loss.events} events"
+        for loss in losses
+    ]
+    return reasons
+
+
+def _ratio(closed: int, expected: int) -> float:
+    return round(closed / expected, 6) if expected else 1.0
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _closed(queries: Queries, since: int, until: int) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
+    """Sorted window starts and their length by (cluster, node)."""
+    table = queries.windows(since, until)
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for cluster, node, window, length in zip(
+        *(table[name].to_pylist() for name in ("cluster", "node", "window", "length")), strict=True
+    ):
+        found.setdefault((cluster, node), []).append((window, length))
+    return {key: (np.array([w for w, _ in pairs], np.int64), pairs[-1][1]) for key, pairs in found.items()}
+
+
+def _losses(queries: Queries, since: int, until: int) -> dict[tuple[str, str], tuple[LossSum, ...]]:
+    found: dict[tuple[str, str], tuple[LossSum, ...]] = {}
+    for row in _rows(queries.losses(since, until)):
+        key = (row["cluster"], row["node"])
+        loss = LossSum(row["stage"], row["packets"], row["octets"], row["events"])
+        found[key] = (*found.get(key, ()), loss)
+    return found
+
+
+def _batches(queries: Queries, since: int, until: int) -> dict[tuple[str, str], dict[str, int]]:
+    """Per node: sequences missing between the lowest and highest stored, packets and records that came in."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in _rows(queries.batches(since, until)):
+        sums = found.setdefault((row["cluster"], row["node"]), {"missing": 0, "packets": 0, "records": 0})
+        sums["missing"] += row["highest"] - row["lowest"] + 1 - row["stored"]
+        sums["packets"] += row["packets"]
+        sums["records"] += row["records"]
+    return found

@@ -1,0 +1,72 @@
+"""What is known around the flows: health, agents, inventory; and policies proposed from both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get, post
+from litestar.params import Parameter
+
+from ringfence import __version__
+from ringfence.flows.present import rfc3339
+from ringfence.model.objects import KINDS
+from ringfence.model.problems import Problem
+from ringfence.server.discover import propose
+from ringfence.server.service import Service
+
+
+class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which flows to learn from."""
+
+    since: str | None = None
+    until: str | None = None
+    namespace: str | None = None
+    cluster: str | None = None
+
+
+@get("/v1/health", opt={"roles": ()}, sync_to_thread=False)
+def health(service: Service) -> dict[str, Any]:
+    """Whether the server takes batches; the one route without a token."""
+    return {"status": "failing" if service.ingest.failing else "ok", "version": __version__}
+
+
+@get("/v1/agents", sync_to_thread=True)
+def agents(service: Service) -> dict[str, Any]:
+    """Every agent's last word."""
+    states = sorted(service.agents().values(), key=lambda state: (state.cluster, state.node))
+    rows = [
+        {**msgspec.structs.asdict(state), "seen": rfc3339(state.seen), "skew_ms": state.skew // 1_000_000}
+        for state in states
+    ]
+    for row in rows:
+        del row["skew"]
+    return {"agents": rows}
+
+
+@get("/v1/inventory", sync_to_thread=True)
+def inventory(
+    service: Service,
+    kind: Annotated[str | None, Parameter(description=f"one of {', '.join(KINDS)}")] = None,
+    at: Annotated[str | None, Parameter(description="RFC 3339 or how long ago; now by default")] = None,
+    cluster: str | None = None,
+) -> dict[str, Any]:
+    """The cluster's objects as they were at a time."""
+    moment = service.moment(at or "now", "at")
+    if kind is not None and kind not in KINDS:
+        raise Problem(f"unknown kind `{kind[:40]}`", "kind", f"use one of {', '.join(KINDS)}")
+    found = [
+        {"cluster": name, "kind": type(item).__name__, **msgspec.structs.asdict(item)}
+        for name in service.book.clusters()
+        if cluster in (None, name)
+        for item in service.book.objects(name, moment, kind)
+    ]
+    return {"at": rfc3339(moment), "endpoints": found}
+
+
+@post("/v1/policies/discover", status_code=200, sync_to_thread=True)
+def discover(service: Service, data: Discover) -> dict[str, Any]:
+    """Propose one NetworkPolicy per workload from the flows of a time, with evidence. Nothing is enforced."""
+    asked = service.span(data.since, data.until)
+    proposed = propose(service.answers, service.book, *asked, data.cluster, data.namespace)
+    return {**msgspec.structs.asdict(proposed), "completeness": service.completeness(*asked)}

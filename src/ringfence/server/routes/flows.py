@@ -1,0 +1,124 @@
+"""Flows, connections and edges over a time; completeness stands beside every answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get
+from litestar.params import Parameter
+
+from ringfence.model.edges import Edge
+from ringfence.model.flows import Flow
+from ringfence.model.problems import Problem
+from ringfence.server.answers import Connection, Filter
+from ringfence.server.completeness import Completeness
+from ringfence.server.service import Service
+
+LIMIT = 1000
+MOST = 100_000
+
+Since = Annotated[str | None, Parameter(description="RFC 3339 or how long ago, e.g. 15m (the default)")]
+Until = Annotated[str | None, Parameter(description="RFC 3339 or how long ago; now by default")]
+Limit = Annotated[int, Parameter(description=f"most rows to answer, up to {MOST}", ge=1, le=MOST)]
+Id = Annotated[str | None, Parameter(description="a connection's id, 16 hexadecimal digits")]
+
+
+class FlowsBody(msgspec.Struct, frozen=True):
+    """Flows, newest first."""
+
+    flows: list[Flow]
+    completeness: Completeness
+
+
+class ConnectionsBody(msgspec.Struct, frozen=True):
+    """Connections with all their legs, newest first."""
+
+    connections: list[Connection]
+    completeness: Completeness
+
+
+class EdgesBody(msgspec.Struct, frozen=True):
+    """Who talked to whom, on what."""
+
+    edges: list[Edge]
+    completeness: Completeness
+
+
+@get("/v1/flows", sync_to_thread=True)
+def flows(
+    service: Service,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = LIMIT,
+    connection: Id = None,
+    namespace: str | None = None,
+    workload: str | None = None,
+    category: str | None = None,
+) -> FlowsBody:
+    """Flows of the asked time; with filters, every leg of the connections that match."""
+    asked = service.span(since, until)
+    wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
+    return FlowsBody(service.answers.flows(*asked, wanted, limit), service.completeness(*asked))
+
+
+@get("/v1/flows/{flow_id:str}", sync_to_thread=True)
+def flow(service: Service, flow_id: str, since: Since = "24h", until: Until = None) -> dict[str, Any]:
+    """The whole connection that a flow or connection id names, hop by hop."""
+    asked = service.span(since, until)
+    found = service.answers.connections(*asked, Filter(flow=identifier(flow_id, "flow_id")), 1)
+    if not found:
+        raise service.not_found(f"no flow {flow_id}", "flow_id", "widen since, or take an id from /v1/flows")
+    return {"connection": found[0], "completeness": service.completeness(*asked)}
+
+
+@get("/v1/connections", sync_to_thread=True)
+def connections(
+    service: Service,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = LIMIT,
+    connection: Id = None,
+    namespace: str | None = None,
+    workload: str | None = None,
+    category: str | None = None,
+) -> ConnectionsBody:
+    """Connections end to end: who opened, who served, by which service, and every leg."""
+    asked = service.span(since, until)
+    wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
+    return ConnectionsBody(service.answers.connections(*asked, wanted, limit), service.completeness(*asked))
+
+
+@get("/v1/edges", sync_to_thread=True)
+def edges(
+    service: Service,
+    since: Since = None,
+    until: Until = None,
+    cluster: str | None = None,
+    namespace: str | None = None,
+    workload: str | None = None,
+    category: str | None = None,
+) -> EdgesBody:
+    """The map: one edge per consumer, provider, protocol, port, service and category."""
+    asked = service.span(since, until)
+    wanted = Filter(namespace, workload, category)
+    return EdgesBody(service.answers.edges(*asked, wanted, cluster), service.completeness(*asked))
+
+
+@get("/v1/completeness", sync_to_thread=True)
+def how_complete(service: Service, since: Since = None, until: Until = None) -> Completeness:
+    """How complete the asked time is, by node, and why not."""
+    return service.completeness(*service.span(since, until))
+
+
+def identifier(text: str | None, where: str) -> int | None:
+    """A 64-bit id from its 16 hexadecimal digits. Raises Problem."""
+    if text is None:
+        return None
+    try:
+        value = int(text, 16)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64 or len(text) > 16:
+        raise Problem(f"not an id: `{text[:40]}`", where, "write 16 hexadecimal digits, as answers show them")
+    return value
