@@ -116,9 +116,6 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
     folded = fold(event.counts, event.windows[-1], _place(event, pods), state.conversations, event.hints)
     sightings = _with_processes(folded.sightings, folded.key, event.processes)
-    losses = event.losses
-    if folded.unnamed_taps:
-        losses = (*losses, Loss("taps-not-named", events=folded.unnamed_taps))
     header = BatchHeader(
         cluster=state.cluster,
         node=state.node,
@@ -133,11 +130,12 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         pods=pods,
         processes=event.process_infos,
         addresses=event.addresses,
-        losses=losses,
+        losses=event.losses,
         notes=event.notes,
         packets=event.packets,
         records=len(event.counts),
         generation=event.generation,
+        unnamed_taps=folded.unnamed_taps,
     )
     state = state._replace(
         sequence=header.sequence, kept=event.generation, conversations=folded.conversations

@@ -66,3 +66,5 @@ class BatchHeader(msgspec.Struct, frozen=True):
     """Kernel map entries drained, before folding."""
     generation: int = 0
     """The kernel's name for the counts in here: an agent that comes back drops counts it already kept."""
+    unnamed_taps: int = 0
+    """Taps that saw a flow beyond the `columns.MAX_TAPS` a row can name (a flooded multicast, mostly)."""
