@@ -225,6 +225,15 @@ def test_versions_stay_valid_and_changes_after_the_base_was_built_are_seen() -> 
     assert who(inventory, "10.0.3.2", 31).name == "p770"
 
 
+def test_changes_survive_json() -> None:
+    told = [change(pod("a", "10.244.1.5"), 10), gone(pod("a"), 20)]
+    again = msgspec.json.decode(msgspec.json.encode(told), type=list[Change])
+    assert [one.gone for one in again] == [False, True]
+    inventory = Inventory()
+    inventory.apply(again)
+    assert [who(inventory, "10.244.1.5", at).kind for at in (15, 25)] == ["pod", "unresolved"]
+
+
 def test_what_is_no_change_is_refused() -> None:
     with pytest.raises(Problem, match="unknown kind"):
         Inventory().apply([Change("c", "Widget", "u", 1, 1)])

@@ -155,7 +155,7 @@ def decode_value(change: Change) -> Object | None:
     where = f"change of {change.kind} {change.uid}"
     if decoder is None:
         raise Problem("unknown kind", where, f"send one of {', '.join(KINDS)}")
-    if change.value is None:
+    if change.gone or change.value is None:
         return None
     try:
         return decoder.decode(change.value)  # type: ignore[return-value]

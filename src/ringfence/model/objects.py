@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from ringfence.model.endpoints import Labels
+
+if TYPE_CHECKING:
+    Value = msgspec.Raw | None
+else:
+    # msgspec knows no "raw or null": a null in JSON arrives as the raw text `null`.
+    Value = msgspec.Raw
 
 
 class ContainerPort(msgspec.Struct, frozen=True):
@@ -154,7 +162,7 @@ class Change(msgspec.Struct, frozen=True):
     """Something became true (`present`) or stopped being true. Times are UTC nanoseconds.
 
     `at` is when it became true as far as the cluster tells (creation, or when news arrived), `known` when
-    Ringfence learnt it. `value` is the object's msgspec JSON; None when it is gone.
+    Ringfence learnt it. `value` is the object's msgspec JSON; None (in JSON `null`) when it is gone: ask `gone`.
     """
 
     cluster: str
@@ -162,4 +170,9 @@ class Change(msgspec.Struct, frozen=True):
     uid: str
     at: int
     known: int
-    value: msgspec.Raw | None = None
+    value: Value = msgspec.Raw(b"null")
+
+    @property
+    def gone(self) -> bool:
+        """Whether this tells of the object's end."""
+        return self.value is None or bytes(self.value) == b"null"
