@@ -47,22 +47,24 @@ struct key_tunnel {
 	__u8 inner_protocol, pad[3];
 };
 
-/* One CPU's share of one tuple. Times are CLOCK_MONOTONIC nanoseconds. */
+/* One CPU's share of one tuple, in 32 octets so that it never straddles two cache lines. `first` is
+ * CLOCK_MONOTONIC nanoseconds; `last` counts from there in units of 1024 ns (73 minutes at most). */
 struct count {
-	__u64 packets, octets, first, last;
-	__u32 flags, pad;
+	__u64 packets, octets, first;
+	__u32 last, flags;
 };
 
 struct loss {
 	__u64 packets, octets;
 };
 
-/* Written by the reader through a shared mapping, except `dirty`. Maps of side `generation & 1` are being
- * counted into; the other side is empty, or holds what was drained and is not yet committed. */
+/* Shared with the reader. Maps of side `generation & 1` are being counted into; the other side is empty, or
+ * holds what was drained and is not yet committed. CLOCK_MONOTONIC at the last tick is jiffies * tick + epoch.
+ * The kernel writes `epoch` and `dirty`, the reader everything else. One cache line: every packet reads it. */
 struct state {
-	__u64 generation, committed, build;
+	__u64 generation, tick, epoch, committed, build;
 	__u32 dirty[2 * FAMILIES];
-};
+} __attribute__((aligned(64)));
 
 /* Fragments: only the first carries ports (RFC 791; RFC 8200 section 4.5). */
 struct key_fragment {

@@ -44,6 +44,9 @@ COUNT_MAPS = tuple(f"{family}_{side}" for family in FAMILIES for side in SIDES)
 MAPS = (*COUNT_MAPS, "losses", "fragments", "taps", ".bss")
 _PROGRAM = "tap"
 _VXLAN_PLACES, _GENEVE_PLACES = 4, 2
+_COARSE = 6
+"""CLOCK_MONOTONIC_COARSE (linux/time.h)."""
+_LATEST = 1 << 62
 
 
 class Options(NamedTuple):
@@ -200,12 +203,13 @@ def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
         raise Problem("kernel program does not fit this version", "tap.bpf.o", "rebuild it: make bpf")
     _set_ports(constants, 0, options.tunnel_ports, _VXLAN_PLACES, "tunnel_ports")
     _set_ports(constants, 2 * _VXLAN_PLACES, options.geneve_ports, _GENEVE_PLACES, "geneve_ports")
-    coarse = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)
-    constants[coarse : coarse + 4].view("<u4")[0] = _release() >= (5, 11)
     state = loaded.variables(".bss")[: STATE.itemsize].view(STATE)
     # Generations of different loads must never be equal, so they start at the time, made even.
     start = time.clock_gettime_ns(time.CLOCK_REALTIME) & ~1
     state["generation"], state["committed"], state["build"] = start, start - 1, build
+    # The coarse clock's resolution is the kernel's tick. The program finds the epoch itself, from above.
+    state["tick"] = round(time.clock_getres(_COARSE) * 1e9)
+    state["epoch"] = _LATEST
 
 
 def _set_ports(constants: np.ndarray, at: int, ports: tuple[int, ...], places: int, name: str) -> None:

@@ -57,15 +57,24 @@ COUNT = np.dtype(
         ("packets", "<u8"),
         ("octets", "<u8"),
         ("first", "<u8"),
-        ("last", "<u8"),
+        ("last", "<u4"),
         ("flags", "<u4"),
-        ("pad", "<u4"),
     ]
 )
-"""One CPU's share of one tuple; times are CLOCK_MONOTONIC nanoseconds, 0 where this CPU saw nothing."""
+"""One CPU's share of one tuple. `first` is CLOCK_MONOTONIC nanoseconds, 0 where this CPU saw nothing;
+`last` counts from there in units of 1024 ns."""
 
 LOSS = np.dtype([("packets", "<u8"), ("octets", "<u8")])
-STATE = np.dtype([("generation", "<u8"), ("committed", "<u8"), ("build", "<u8"), ("dirty", "<u4", 6)])
+STATE = np.dtype(
+    [
+        ("generation", "<u8"),
+        ("tick", "<u8"),
+        ("epoch", "<u8"),
+        ("committed", "<u8"),
+        ("build", "<u8"),
+        ("dirty", "<u4", 6),
+    ]
+)
 
 TAP_RECORD = np.dtype(
     [
@@ -111,7 +120,7 @@ LAYOUT_TABLE: tuple[int, ...] = (
     _offset(KEY_TUNNEL, "vni"),
     _offset(KEY_TUNNEL, "inner_sport"),
     COUNT.itemsize,
-    _offset(COUNT, "first"),
+    _offset(COUNT, "last"),
     _offset(COUNT, "flags"),
     STATE.itemsize,
     _offset(STATE, "dirty"),

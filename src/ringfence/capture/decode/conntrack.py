@@ -131,7 +131,8 @@ def _address(words: U32, v4: Spans, v6: Spans) -> tuple[NDArray[np.uint64], NDAr
         # A message cut at the buffer's end never has a span, so `at + 3` stays inside for those that do.
         top = words[np.minimum(at + first, len(words) - 1)].byteswap().astype(np.uint64)
         low = words[np.minimum(at + first + 1, len(words) - 1)].byteswap().astype(np.uint64)
-        return top << np.uint64(32) | low
+        joined: NDArray[np.uint64] = top << np.uint64(32) | low
+        return joined
 
     if not len(words):
         return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
@@ -144,7 +145,8 @@ def _began(words: U32, protoinfo: Spans, protocol: NDArray[Any]) -> NDArray[np.b
     """Whether the first packet conntrack saw opened the conversation, as far as the protocol tells."""
     tcp = walk(words, protoinfo, (_PROTOINFO_TCP,))[_PROTOINFO_TCP]
     state = _u8(words, walk(words, tcp, (_TCP_STATE,))[_TCP_STATE])
-    return (protocol != TCP) | (state == _SYN_SENT)
+    began: NDArray[np.bool_] = (protocol != TCP) | (state == _SYN_SENT)
+    return began
 
 
 def _reversed(reply: Table, original: Table) -> Table:
@@ -161,8 +163,9 @@ def _reversed(reply: Table, original: Table) -> Table:
 
 
 def _differs(before: Table, after: Table, side: str) -> NDArray[np.bool_]:
-    parts = (before[side + part] != after[side + part] for part in ("_hi", "_lo", "_port"))
-    return np.logical_or.reduce(list(parts))
+    parts = [before[side + part] != after[side + part] for part in ("_hi", "_lo", "_port")]
+    either: NDArray[np.bool_] = np.logical_or.reduce(parts)
+    return either
 
 
 def _translations(before: Table, after: Table, chosen: NDArray[np.bool_], seen: int) -> Table:

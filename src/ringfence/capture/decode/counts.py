@@ -56,8 +56,8 @@ def _fill_values(counts: Table, values: NDArray[Any], utc_offset: int) -> None:
     counts["packets"] = values["packets"].sum(axis=1)
     counts["octets"] = values["octets"].sum(axis=1)
     counts["flags"] = np.bitwise_or.reduce(values["flags"], axis=1)
-    first = values["first"]
-    first = np.where(first == 0, _NEVER, first).min(axis=1)
-    last = np.maximum(values["last"].max(axis=1), first)
+    began = values["first"]
+    first = np.where(began == 0, _NEVER, began).min(axis=1)
+    last = (began + (values["last"].astype(np.uint64) << np.uint64(10))).max(axis=1)
     counts["first"] = first.astype(np.int64) + utc_offset
     counts["last"] = last.astype(np.int64) + utc_offset

@@ -1,0 +1,133 @@
+"""Nanoseconds per packet in the tap program, live, beside an empty program on the same packets.
+
+Both are attached to the same tap; `kernel.bpf_stats_enabled` times each run (and costs the same for both).
+Run as root: `uv run python bench/packet_cost.py [case ...]`. Prints, per case, the net cost and the ratio.
+Segmentation is off, so that each packet is one the size of the wire's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from wire import listening, pair, run
+
+from ringfence.capture import bpf
+from ringfence.capture.build import compile_program
+from ringfence.capture.kernel import Capture, CaptureSettings
+
+GOAL = 90.0
+"""ns net, plain established TCP over IPv4."""
+SECONDS = 2
+CASES = {
+    "tcp v4": f"iperf3 -c 10.66.0.2 -t {SECONDS}",
+    "tcp v6": f"iperf3 -c fd66::2 -t {SECONDS}",
+    "udp v4": f"iperf3 -c 10.66.0.2 -u -b 0 -l 1200 -t {SECONDS}",
+    "tcp in vxlan": f"iperf3 -c 10.67.0.2 -t {SECONDS}",
+    "udp fragments": f"iperf3 -c 10.66.0.2 -u -b 0 -l 8000 -t {SECONDS}",
+}
+ROUNDS = 3
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+
+def program_cost(fd: int) -> tuple[int, int]:
+    """`(run_time_ns, run_cnt)` of struct bpf_prog_info."""
+    import ctypes
+
+    info = ctypes.create_string_buffer(256)
+    bpf.call(bpf.OBJ_GET_INFO, bpf._InfoAttr(fd, len(info), ctypes.addressof(info)))
+    return int.from_bytes(info.raw[192:200], "little"), int.from_bytes(info.raw[200:208], "little")
+
+
+@contextlib.contextmanager
+def statistics() -> Iterator[None]:
+    """Kernel timing of programs on, and afterwards as it was."""
+    before = STATS.read_text()
+    STATS.write_text("1")
+    try:
+        yield
+    finally:
+        STATS.write_text(before)
+
+
+@contextlib.contextmanager
+def empty_program(namespace: str, folder: Path) -> Iterator[int]:
+    """An empty program behind ours on interface `left`."""
+    target = folder / "empty.bpf.o"
+    compile_program(Path(__file__).with_name("empty.bpf.c"), target)
+    loaded = bpf.Object(target.read_bytes(), "empty")
+    loaded.load()
+    fd = loaded.program("empty")
+    pinned = Path(f"/sys/fs/bpf/rfbench{os.getpid()}")
+    mounted = not os.path.ismount("/sys/fs/bpf")
+    if mounted:
+        run("mount -t bpf bpf /sys/fs/bpf")
+    try:
+        bpf.pin(fd, pinned)
+        for way in ("ingress", "egress"):
+            run(
+                f"nsenter --net=/run/netns/{namespace} tc filter add dev left {way} pref 2 bpf da pinned {pinned}"
+            )
+        yield fd
+    finally:
+        pinned.unlink(missing_ok=True)
+        if mounted:
+            run("umount /sys/fs/bpf")
+        os.close(fd)
+        loaded.close()
+
+
+def measure(case: str, namespace: str, ours: int, empty: int) -> tuple[float, float, int]:
+    """ns per run of ours and of the empty one, and how many runs, over one burst."""
+    before = program_cost(ours), program_cost(empty)
+    with contextlib.suppress(Exception):
+        run(f"ip netns exec {namespace} {CASES[case]}")
+    after = program_cost(ours), program_cost(empty)
+    (time_a, runs_a), (time_b, runs_b) = (
+        (after[i][0] - before[i][0], after[i][1] - before[i][1]) for i in (0, 1)
+    )
+    return time_a / runs_a, time_b / runs_b, runs_a
+
+
+def main() -> None:
+    """Measure and print."""
+    wanted = [case for case in CASES if case in sys.argv[1:] or len(sys.argv) == 1]
+    with pair(vxlan=True) as (left, right), listening(right), tempfile.TemporaryDirectory() as folder:
+        # Only the underlay is tapped, so that every packet meets each program once.
+        settings = CaptureSettings(
+            netns=f"/run/netns/{left}", pin_dir=f"{folder}/pins", exclude=("tunnel",), processes=False
+        )
+        run(
+            f"ip netns exec {left} ethtool -K left gso off tso off; ip netns exec {right} ethtool -K right gso off tso off"
+        )
+        run(
+            f"ip netns exec {left} ethtool -K tunnel gso off tso off; ip netns exec {right} ethtool -K tunnel gso off tso off"
+        )
+        capture = Capture(settings)
+        capture.start()
+        try:
+            with empty_program(left, Path(folder)) as empty, statistics():
+                assert capture._counters is not None
+                print(f"{'case':15}{'runs':>10}{'ours ns':>10}{'empty ns':>10}{'net ns':>8}{'ratio':>7}")
+                for case in wanted:
+                    rounds = [measure(case, left, capture._counters.program, empty) for _ in range(ROUNDS)]
+                    ours, nothing, runs = min(rounds, key=lambda r: r[0] - r[1])
+                    net = ours - nothing
+                    goal = (
+                        f"  goal <= {GOAL:.0f}: {'met' if net <= GOAL else 'MISSED'}"
+                        if case == "tcp v4"
+                        else ""
+                    )
+                    print(
+                        f"{case:15}{runs:10}{ours:10.1f}{nothing:10.1f}{net:8.1f}{ours / nothing:7.2f}{goal}"
+                    )
+        finally:
+            capture.stop()
+
+
+if __name__ == "__main__":
+    main()
