@@ -62,6 +62,9 @@ class Cluster:
         if statement not in known:
             known.add(statement)
             self._dirty_sources.add(source)
+            # From the statement, not from the history: a value that was never seen to last is in none.
+            if statement.value is not None:
+                self._own.see(statement.value)
 
     def report(self, node: str, addresses: Iterable[str], at: int) -> None:
         """An agent's word that at `at` its node had exactly these local addresses."""
@@ -170,10 +173,8 @@ class Cluster:
         self._claims[source] = made
 
     def _remember(self, source: str, history: tuple[Span, ...]) -> None:
-        """What other facts need of this one: ranges, static pods' other UID, who is named by which node."""
+        """What other facts need of this one: static pods' other UID, who is named by which node."""
         for span in history:
-            if span.value is not None:
-                self._own.see(span.value)
             match span.value:
                 case Pod(annotations=annotations, uid=uid) if annotations:
                     twin = dict(annotations).get(MIRROR)

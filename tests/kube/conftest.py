@@ -1,0 +1,157 @@
+"""A small API server on a real socket that can misbehave: forget, forbid, cut, stall, end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from ringfence.kube.decode import KINDS
+
+PLURALS = {f"{entry.prefix}/{entry.plural}": kind for kind, entry in KINDS.items()}
+
+
+class FaultyApi:
+    """Objects by kind and UID, every change in a log. Knobs are plain attributes, tests turn them."""
+
+    def __init__(self) -> None:
+        self.version = 100
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
+        self.log: list[tuple[int, str, str, dict[str, Any]]] = []
+        self.oldest = 0
+        self.token = "secret"
+        self.page = 500
+        self.forbidden: set[str] = set()
+        self.absent: set[str] = set()
+        self.stalled = False
+        self.bookmarks = True
+        self.requests: list[str] = []
+        self.lists = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._news = asyncio.Condition()
+
+    async def __aenter__(self) -> FaultyApi:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def put(self, kind: str, body: dict[str, Any]) -> None:
+        self.version += 1
+        uid = body["metadata"]["uid"]
+        body["metadata"]["resourceVersion"] = str(self.version)
+        word = "MODIFIED" if uid in self.objects[kind] else "ADDED"
+        self.objects[kind][uid] = body
+        await self._record(word, kind, body)
+
+    async def delete(self, kind: str, uid: str) -> None:
+        self.version += 1
+        body = self.objects[kind].pop(uid)
+        body = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        await self._record("DELETED", kind, body)
+
+    async def _record(self, word: str, kind: str, body: dict[str, Any]) -> None:
+        self.log.append((self.version, word, kind, json.loads(json.dumps(body))))
+        async with self._news:
+            self._news.notify_all()
+
+    def forget(self) -> None:
+        """Compact: watches from before now are answered 410."""
+        self.oldest = self.version
+        self.log.clear()
+
+    def cut(self, tail: bytes = b"") -> None:
+        """Cut every connection, after `tail` (half a line, say)."""
+        for writer in list(self._writers):
+            if tail:
+                writer.write(b"%x\r\n%s\r\n" % (len(tail), tail))
+            if writer.transport is not None:
+                writer.transport.abort() if not tail else writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            while line := await reader.readline():
+                headers = {}
+                while header := (await reader.readline()).decode().strip():
+                    name, _, value = header.partition(":")
+                    headers[name.lower()] = value.strip()
+                if not await self._answer(line.decode().split()[1], headers, writer):
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _answer(self, target: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> bool:
+        parts = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        kind = PLURALS[parts.path]
+        self.requests.append(target)
+        if headers.get("authorization") != f"Bearer {self.token}":
+            return await self._send(writer, 401, status(401, "Unauthorized"))
+        if kind in self.forbidden:
+            return await self._send(writer, 403, status(403, f"{parts.path} is forbidden"))
+        if kind in self.absent:
+            return await self._send(writer, 404, status(404, "not found"))
+        if "watch" in query:
+            return await self._watch(kind, int(query["resourceVersion"]), writer)
+        self.lists += 1
+        start = int(query.get("continue", "0"))
+        everything = list(self.objects[kind].values())
+        some = everything[start : start + self.page]
+        meta = {"resourceVersion": str(self.version)}
+        if start + self.page < len(everything):
+            meta["continue"] = str(start + self.page)
+        return await self._send(writer, 200, {"kind": f"{kind}List", "metadata": meta, "items": some or None})
+
+    async def _watch(self, kind: str, since: int, writer: asyncio.StreamWriter) -> bool:
+        if since < self.oldest:
+            return await self._send(writer, 410, status(410, "too old resource version"))
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            if not self.stalled:
+                for version, word, what, body in list(self.log):
+                    if version > since and what == kind:
+                        await self._line(writer, {"type": word, "object": body})
+                since = self.version
+                if self.bookmarks:
+                    mark = {"kind": kind, "metadata": {"resourceVersion": str(since)}}
+                    await self._line(writer, {"type": "BOOKMARK", "object": mark})
+            if since < self.oldest:
+                await self._line(writer, {"type": "ERROR", "object": status(410, "compacted")})
+            async with self._news:
+                await self._news.wait()
+
+    async def _line(self, writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
+        data = json.dumps(event).encode() + b"\n"
+        for piece in (data[:7], data[7:]):
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        await writer.drain()
+
+    async def _send(self, writer: asyncio.StreamWriter, code: int, body: dict[str, Any]) -> bool:
+        data = json.dumps(body).encode()
+        writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (code, len(data), data))
+        await writer.drain()
+        return True
+
+
+def status(code: int, message: str) -> dict[str, Any]:
+    return {"kind": "Status", "status": "Failure", "code": code, "message": message}
+
+
+@pytest.fixture
+def faulty_api() -> type[FaultyApi]:
+    """The class; a test enters it inside its own event loop."""
+    return FaultyApi
