@@ -1,0 +1,156 @@
+"""Frames become packets: all that stand at the same kind of header are read in the same NumPy steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from ringfence.capture.packets import link, network, quick, tunnels
+from ringfence.capture.packets.frames import Frames
+from ringfence.capture.packets.rows import Rows
+from ringfence.capture.packets.work import At, Bytes, Step, Work, join
+from ringfence.flows.packets import Packets
+
+ROUNDS = 600
+"""Headers of one kind after another that are followed; an honest capture needs a few dozen."""
+
+LINKS = {
+    0: At.NULL,
+    1: At.ETHERNET,
+    6: At.TOKEN_RING,
+    9: At.PPP,
+    10: At.FDDI,
+    **dict.fromkeys((12, 14, 101), At.IP),
+    50: At.HDLC,
+    51: At.PPPOE,
+    100: At.LLC,
+    104: At.HDLC,
+    105: At.WIFI,
+    107: At.FRAME_RELAY,
+    108: At.LOOP,
+    109: At.ENC,
+    113: At.SLL,
+    117: At.PFLOG,
+    119: At.PRISM,
+    127: At.RADIOTAP,
+    138: At.IP1394,
+    163: At.AVS,
+    192: At.RADIOTAP,
+    219: At.MPLS,
+    228: At.IPV4,
+    229: At.IPV6,
+    239: At.NFLOG,
+    276: At.SLL2,
+}
+"""LINKTYPE_ numbers (tcpdump.org) and the header their frames begin with."""
+
+LinkRule = Callable[[Bytes, Work], Step]
+Rule = Callable[[Bytes, Work, Rows], Step]
+
+LINK_RULES: dict[At, LinkRule] = {
+    At.ETHERNET: link.ethernet,
+    At.ETHERTYPE: link.ethertype,
+    At.LLC: link.llc,
+    At.VLAN: link.tagged(4),
+    At.VNTAG: link.tagged(6),
+    At.RTAG: link.tagged(6),
+    At.ETAG: link.tagged(8),
+    At.PBB: link.bridged(4),
+    At.FABRICPATH: link.bridged(2),
+    At.TRILL: link.trill,
+    At.MPLS: link.mpls,
+    At.PPPOE: link.pppoe,
+    At.PPP: link.ppp,
+    At.HDLC: link.hdlc,
+    At.FRAME_RELAY: link.frame_relay,
+    At.NLPID: link.nlpid,
+    At.NSH: link.nsh,
+    At.MACSEC: link.macsec,
+    At.SLL: link.sll,
+    At.SLL2: link.sll2,
+    At.NULL: link.null,
+    At.LOOP: link.loop,
+    At.ENC: link.enc,
+    At.PFLOG: link.pflog,
+    At.NFLOG: link.nflog,
+    At.NFLOG_ITEM: link.nflog_item,
+    At.FDDI: link.fddi,
+    At.TOKEN_RING: link.token_ring,
+    At.IP1394: link.ip1394,
+    At.RADIOTAP: link.radiotap,
+    At.PRISM: link.prism,
+    At.AVS: link.avs,
+    At.WIFI: link.wifi,
+    At.IP: link.bare,
+}
+RULES: dict[At, Rule] = {
+    At.IPV4: network.ipv4,
+    At.IPV6: network.ipv6,
+    At.PROTOCOL: network.protocol,
+    At.EXTENSION: network.extension,
+    At.FRAGMENT: network.fragment,
+    At.AUTHENTICATION: network.authentication,
+    At.PORTS: network.ports,
+    At.TCP: network.tcp,
+    At.ICMP: network.icmp,
+    At.UDP: tunnels.udp,
+    At.VXLAN: tunnels.vxlan,
+    At.VXLAN_GPE: tunnels.vxlan_gpe,
+    At.GENEVE: tunnels.geneve,
+    At.GTP: tunnels.gtp,
+    At.GTP_EXTENSION: tunnels.gtp_extension,
+    At.TEREDO: tunnels.teredo,
+    At.AYIYA: tunnels.ayiya,
+    At.L2TP: tunnels.l2tp,
+    At.GRE: tunnels.gre,
+    At.ERSPAN2: tunnels.erspan2,
+    At.ERSPAN3: tunnels.erspan3,
+    At.WCCP: tunnels.wccp,
+    At.ETHERIP: tunnels.etherip,
+}
+
+
+def decode(frames: Frames, fast: bool = True) -> Packets | None:
+    """Every IP packet in `frames`, tunnelled ones with the row that carries them; None for a foreign link type.
+
+    `fast` lets `quick` take the commonest shape; the answer is the same without it.
+    """
+    start = LINKS.get(frames.link)
+    if start is None:
+        return None
+    index = np.arange(len(frames.at))
+    rows = Rows(len(index))
+    if fast and start is At.ETHERNET:
+        index = quick.take(frames, rows)
+    if len(index):
+        _walk(frames.buffer, start, _work(frames, index), rows)
+    return rows.packets(frames.time)
+
+
+def _work(frames: Frames, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Work:
+    at = frames.at[index]
+    nowhere = np.full(len(index), -1, np.int64)
+    zero = np.zeros(len(index), np.int64)
+    return Work(at, at + frames.captured[index], at + frames.wire[index], index, nowhere, zero)
+
+
+def _walk(buffer: Bytes, start: At, work: Work, rows: Rows) -> None:
+    """Take any kind of header at which packets wait, until none do."""
+    waiting: dict[At, list[Work]] = {start: [work]}
+    for _ in range(ROUNDS):
+        if not waiting:
+            return
+        kind = next(iter(waiting))
+        for then, what in _step(kind, buffer, join(waiting.pop(kind)), rows):
+            # A header that claims to end beyond what was captured ends its packet here.
+            onward = what.take(what.at < what.limit)
+            if len(onward.at):
+                waiting.setdefault(then, []).append(onward)
+
+
+def _step(kind: At, buffer: Bytes, work: Work, rows: Rows) -> Iterator[tuple[At, Work]]:
+    if kind in LINK_RULES:
+        return LINK_RULES[kind](buffer, work)
+    return partial(RULES[kind], buffer, work)(rows)

@@ -1,0 +1,59 @@
+"""A stream read into one reused buffer: memory stays the same however long the capture is."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.capture.packets.frames import CHUNK, PAD
+from ringfence.capture.packets.sources import UNPACK_ERRORS
+
+
+class Feed:
+    """Holds the octets from `origin` on; `more` moves what is left to the front and reads behind it.
+
+    Goal: record readers see one flat buffer and never a seam. The price is one copy of each octet and that
+    offsets into `buffer` mean nothing after `more`.
+    """
+
+    def __init__(self, stream: IO[bytes], chunk: int = CHUNK) -> None:
+        self._stream = stream
+        self.store = bytearray(chunk + PAD)
+        """The same octets as `buffer`, for `find` and `struct`."""
+        self.buffer: NDArray[np.uint8] = np.frombuffer(self.store, np.uint8)
+        self.filled = 0
+        self.origin = 0
+        """Offset in the file of the buffer's first octet."""
+        self.ended = False
+        self.damage: str | None = None
+        """Why the stream broke, when it did not simply end."""
+
+    def more(self, used: int, wanted: int = 0) -> int:
+        """Drop `used` octets and read on, growing to hold `wanted`. Returns the octets newly read."""
+        left = self.filled - used
+        if wanted + PAD > len(self.store):
+            # Twice at most: a damaged length must not take memory for octets that are not in the file.
+            grown = bytearray(min(wanted + PAD, 2 * len(self.store)))
+            grown[:left] = self.store[used : self.filled]
+            self.store = grown
+            self.buffer = np.frombuffer(grown, np.uint8)
+        elif used and left:
+            self.store[:left] = self.store[used : self.filled]
+        self.origin += used
+        self.filled = left
+        return self._fill()
+
+    def _fill(self) -> int:
+        """Read until the buffer is full or the stream ends."""
+        before, room = self.filled, len(self.store) - PAD
+        view = memoryview(self.store)
+        while self.filled < room and not self.ended:
+            try:
+                got = self._stream.readinto(view[self.filled : room])  # type: ignore[attr-defined]
+            except UNPACK_ERRORS as error:
+                self.damage, got = str(error) or "it ends early", 0
+            self.ended = not got
+            self.filled += got or 0
+        return self.filled - before

@@ -1,0 +1,310 @@
+"""Link layers and shims: from the first octet of a frame to an IP header.
+
+Each rule takes the packets at its header and says where each goes on. Packets it does not name carry no IP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ringfence.capture.packets.work import At, Bytes, Step, Work, read, split
+
+U1, U2, U4 = "u1", ">u2", ">u4"
+
+ETHERTYPES = {
+    0x0800: At.IPV4,
+    0x86DD: At.IPV6,
+    **dict.fromkeys((0x8100, 0x88A8, 0x9100, 0x9200, 0x9300), At.VLAN),
+    **dict.fromkeys((0x8847, 0x8848), At.MPLS),
+    0x8864: At.PPPOE,
+    0x880B: At.PPP,
+    0x88E5: At.MACSEC,
+    0x88E7: At.PBB,
+    0x8903: At.FABRICPATH,
+    0x8926: At.VNTAG,
+    0x893F: At.ETAG,
+    0xF1C1: At.RTAG,
+    0x22F3: At.TRILL,
+    0x894F: At.NSH,
+    0x6558: At.ETHERNET,
+}
+"""EtherTypes that may lead to IP (IEEE registry)."""
+
+PPP_PROTOCOLS = {0x0021: At.IPV4, 0x0057: At.IPV6, 0x0281: At.MPLS, 0x0283: At.MPLS}
+"""RFC 1661's registry."""
+
+NLPIDS = {0xCC: At.IPV4, 0x8E: At.IPV6, 0x80: At.LLC}
+"""Network layer protocol ids (RFC 2427, ISO TR 9577)."""
+
+NSH_NEXT = {1: At.IPV4, 2: At.IPV6, 3: At.ETHERNET, 4: At.NSH, 5: At.MPLS}
+"""RFC 8300 section 2.2; VXLAN-GPE uses the same numbers."""
+
+FAMILIES = {2: At.IPV4, **dict.fromkeys((10, 24, 28, 30), At.IPV6)}
+"""AF_INET, and AF_INET6 as Linux, NetBSD, FreeBSD and Darwin number it."""
+
+ARPHRD_NETLINK, ARPHRD_GRE, ARPHRD_RADIOTAP = 824, 778, 803
+
+ETHER = np.dtype([("to", "V6"), ("from", "V6"), ("type", U2)])
+
+
+def ethernet(buffer: Bytes, work: Work) -> Step:
+    """IEEE 802.3: a type, or below 1536 the length of an LLC frame."""
+    work, head = read(buffer, work, ETHER)
+    yield At.ETHERTYPE, work.past(14)._replace(value=head["type"].astype(np.int64))
+
+
+def ethertype(buffer: Bytes, work: Work) -> Step:
+    """`value` is what stood in a type field."""
+    llc = work.value <= 1500
+    if llc.any():
+        short = work.take(llc)
+        end = short.at + short.value
+        yield At.LLC, short._replace(limit=np.minimum(short.limit, end), wire=np.minimum(short.wire, end))
+        work = work.take(~llc)
+    yield from split(work, work.value, ETHERTYPES)
+
+
+def llc(buffer: Bytes, work: Work) -> Step:
+    """IEEE 802.2: SNAP (RFC 1042), IP's own service access point, or an NLPID."""
+    work, head = read(buffer, work, np.dtype([("dsap", U1), ("ssap", U1), ("control", U1)]))
+    unnumbered = head["control"] == 3
+    saps = head["dsap"].astype(np.int64) << 8 | head["ssap"]
+    yield At.IPV4, work.take(unnumbered & (saps == 0x0606)).past(3)
+    yield At.NLPID, work.take(unnumbered & (saps == 0xFEFE)).past(3)
+    snap = work.take(unnumbered & ((saps & 0xFEFE) == 0xAAAA)).past(3)
+    snap, head = read(buffer, snap, np.dtype([("organisation", "u1", 3), ("type", U2)]))
+    organisation = head["organisation"].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    # 00-00-00 is EtherTypes (RFC 1042), 00-00-f8 is the same bridged (IEEE 802.1H), 00-80-c2 bridges (RFC 2427).
+    types = np.isin(organisation, (0x000000, 0x0000F8))
+    known = snap.take(types).past(5)
+    yield At.ETHERTYPE, known._replace(value=np.maximum(head["type"][types].astype(np.int64), 1501))
+    bridged = (organisation == 0x0080C2) & np.isin(head["type"], (1, 7))
+    padded = np.isin(head["type"][bridged], (1,)) * 0
+    yield At.ETHERNET, snap.take(bridged).past(5 + padded)
+
+
+def nlpid(buffer: Bytes, work: Work) -> Step:
+    """One octet says what follows."""
+    work, head = read(buffer, work, np.dtype([("id", U1)]))
+    cisco = np.isin(head["id"], (0xCC, 0x8E))
+    yield from split(work.take(cisco).past(1), head["id"][cisco], NLPIDS)
+
+
+def tagged(octets: int) -> Callable[[Bytes, Work], Step]:
+    """A tag of so many octets of which the last two are the next type: VLAN 4, VN-Tag and 802.1CB 6, 802.1BR 8."""
+    header = np.dtype([("tag", f"V{octets - 2}"), ("type", U2)])
+
+    def rule(buffer: Bytes, work: Work) -> Step:
+        work, head = read(buffer, work, header)
+        yield At.ETHERTYPE, work.past(octets)._replace(value=head["type"].astype(np.int64))
+
+    return rule
+
+
+def bridged(octets: int) -> Callable[[Bytes, Work], Step]:
+    """A header of so many octets before a whole Ethernet frame: 802.1ah 4, FabricPath 2."""
+
+    def rule(buffer: Bytes, work: Work) -> Step:
+        yield At.ETHERNET, work.past(octets)
+
+    return rule
+
+
+def trill(buffer: Bytes, work: Work) -> Step:
+    """RFC 6325: six octets and options counted in words, then an Ethernet frame."""
+    work, head = read(buffer, work, np.dtype([("bits", U2), ("names", U4)]))
+    yield At.ETHERNET, work.past(6 + ((head["bits"] >> 6) & 31).astype(np.int64) * 4)
+
+
+def mpls(buffer: Bytes, work: Work) -> Step:
+    """RFC 3032: the label under the last one is IP by its first four bits, or a pseudowire (RFC 4448)."""
+    work, head = read(buffer, work, np.dtype([("label", U4)]))
+    last = (head["label"] & 0x100) != 0
+    yield At.MPLS, work.take(~last).past(4)
+    work = work.take(last).past(4).holding(1)
+    version = buffer[work.at] >> 4
+    yield from split(work, version, {4: At.IPV4, 6: At.IPV6})
+    yield At.ETHERNET, work.take(version == 0).past(4)
+
+
+def pppoe(buffer: Bytes, work: Work) -> Step:
+    """RFC 2516: the length it states bounds the PPP frame."""
+    work, head = read(buffer, work, np.dtype([("bits", U4), ("length", U2)]))
+    end = work.at + 6 + head["length"]
+    limit, wire = np.minimum(work.limit, end), np.minimum(work.wire, end)
+    yield At.PPP, work._replace(limit=limit, wire=wire).past(6)
+
+
+def ppp(buffer: Bytes, work: Work) -> Step:
+    """RFC 1661 and 1662: address and control may be left out, and the protocol's first octet when it is 0."""
+    work = work.holding(2)
+    framed = (buffer[work.at] == 0xFF) & (buffer[work.at + 1] == 0x03)
+    work = work.past(2 * framed.astype(np.int64)).holding(2)
+    short = (buffer[work.at] & 1) == 1
+    high = np.where(short, 0, buffer[work.at].astype(np.int64) << 8)
+    low = np.where(short, buffer[work.at], buffer[work.at + 1])
+    yield from split(work.past(np.where(short, 1, 2)), high | low, PPP_PROTOCOLS)
+
+
+def hdlc(buffer: Bytes, work: Work) -> Step:
+    """Cisco HDLC, or PPP in HDLC framing, by the address octet (RFC 1547, RFC 1662)."""
+    work, head = read(buffer, work, np.dtype([("address", U1), ("control", U1), ("type", U2)]))
+    is_ppp = (head["address"] == 0xFF) & (head["control"] == 3)
+    yield At.PPP, work.take(is_ppp)
+    cisco = work.take(~is_ppp).past(4)
+    yield from split(cisco, head["type"][~is_ppp], ETHERTYPES)
+
+
+def frame_relay(buffer: Bytes, work: Work) -> Step:
+    """Two octets of address, then RFC 2427's control and NLPID, or Cisco's EtherType."""
+    work, head = read(buffer, work, np.dtype([("address", U2), ("control", U1), ("id", U1)]))
+    standard = head["control"] == 3
+    yield At.NLPID, work.take(standard).past(3)
+    value = head["control"].astype(np.int64) << 8 | head["id"]
+    yield from split(work.take(~standard).past(4), value[~standard], ETHERTYPES)
+
+
+def nsh(buffer: Bytes, work: Work) -> Step:
+    """RFC 8300: the length in words covers the whole header."""
+    work, head = read(buffer, work, np.dtype([("bits", U2), ("kind", U1), ("next", U1)]))
+    words = (head["bits"] & 0x3F).astype(np.int64)
+    whole = words >= 2
+    yield from split(work.past(words * 4).take(whole), head["next"][whole], NSH_NEXT)
+
+
+def macsec(buffer: Bytes, work: Work) -> Step:
+    """IEEE 802.1AE: only frames that are neither encrypted nor changed can be read on."""
+    work, head = read(buffer, work, np.dtype([("control", U1), ("length", U1), ("number", U4)]))
+    clear = (head["control"] & 0x0C) == 0
+    named = np.where(head["control"] & 0x20, 8, 0)
+    work = work.past(6 + named.astype(np.int64)).take(clear)
+    work, types = read(buffer, work, np.dtype([("type", U2)]))
+    # The last 16 octets are the integrity check value.
+    bounded = work._replace(limit=work.limit, wire=work.wire - 16)
+    yield from split(bounded.past(2), types["type"], ETHERTYPES)
+
+
+def sll(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_LINUX_SLL: 16 octets, the last two a type."""
+    header = np.dtype([("kind", U2), ("device", U2), ("address", "V10"), ("type", U2)])
+    work, head = read(buffer, work, header)
+    yield from _cooked(work.past(16), head["device"], head["type"])
+
+
+def sll2(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_LINUX_SLL2: 20 octets, the first two a type."""
+    header = np.dtype([("type", U2), ("zero", U2), ("index", U4), ("device", U2), ("rest", "V10")])
+    work, head = read(buffer, work, header)
+    yield from _cooked(work.past(20), head["device"], head["type"])
+
+
+def _cooked(work: Work, device: Bytes, kind: Bytes) -> Step:
+    netlink = device == ARPHRD_NETLINK
+    radio = device == ARPHRD_RADIOTAP
+    yield At.RADIOTAP, work.take(radio)
+    rest = ~netlink & ~radio
+    # 4 is LLC (ETH_P_802_2), 1 a raw 802.3 frame; real types are above 1500.
+    table = {key: value for key, value in ETHERTYPES.items() if key > 1500} | {4: At.LLC}
+    yield from split(work.take(rest), kind[rest], table)
+
+
+def null(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_NULL: an address family in the capturing machine's byte order."""
+    work, head = read(buffer, work, np.dtype([("family", "<u4")]))
+    family = head["family"]
+    swapped = family.byteswap()
+    yield from split(work.past(4), np.where(family < 0x10000, family, swapped), FAMILIES)
+
+
+def loop(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_LOOP: the same in network byte order."""
+    work, head = read(buffer, work, np.dtype([("family", U4)]))
+    yield from split(work.past(4), head["family"], FAMILIES)
+
+
+def enc(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_ENC, OpenBSD's decrypted IPsec: family, SPI, flags."""
+    work, head = read(buffer, work, np.dtype([("family", "<u4"), ("spi", U4), ("flags", U4)]))
+    family = head["family"]
+    yield from split(work.past(12), np.where(family < 0x10000, family, family.byteswap()), FAMILIES)
+
+
+def pflog(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_PFLOG: a header that states its own length, rounded up to words."""
+    work, head = read(buffer, work, np.dtype([("length", U1), ("family", U1)]))
+    yield from split(work.past((head["length"].astype(np.int64) + 3) & ~3), head["family"], FAMILIES)
+
+
+def nflog(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_NFLOG: a family, then items of which one is the packet."""
+    work, head = read(buffer, work, np.dtype([("family", U1), ("version", U1), ("group", U2)]))
+    yield At.NFLOG_ITEM, work.past(4)._replace(value=head["family"].astype(np.int64))
+
+
+def nflog_item(buffer: Bytes, work: Work) -> Step:
+    """One item: length (with this header) and type in the writer's byte order; type 9 is the packet."""
+    work, head = read(buffer, work, np.dtype([("length", "<u2"), ("type", "<u2")]))
+    length = head["length"].astype(np.int64)
+    sound = length >= 4
+    work, length, kind = work.take(sound), length[sound], head["type"][sound]
+    payload = kind == 9
+    end = work.at + length
+    bounded = work._replace(limit=np.minimum(work.limit, end), wire=np.minimum(work.wire, end)).past(4)
+    bounded = bounded.take(payload)
+    yield from split(bounded, bounded.value, FAMILIES)
+    yield At.NFLOG_ITEM, work.past((length + 3) & ~3).take(~payload)
+
+
+def fddi(buffer: Bytes, work: Work) -> Step:
+    """Frame control and two addresses, then LLC."""
+    yield At.LLC, work.past(13)
+
+
+def token_ring(buffer: Bytes, work: Work) -> Step:
+    """Access and frame control, two addresses, a source route where the sender's first bit says so, LLC."""
+    work = work.holding(16)
+    routed = (buffer[work.at + 8] & 0x80) != 0
+    route = np.where(routed, buffer[work.at + 14] & 0x1F, 0).astype(np.int64)
+    yield At.LLC, work.past(14 + route)
+
+
+def ip1394(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_APPLE_IP_OVER_IEEE1394: two addresses of eight octets, then a type."""
+    work, head = read(buffer, work, np.dtype([("addresses", "V16"), ("type", U2)]))
+    yield from split(work.past(18), head["type"], ETHERTYPES)
+
+
+def radiotap(buffer: Bytes, work: Work) -> Step:
+    """A header that states its length; also LINKTYPE_PPI's shape."""
+    work, head = read(buffer, work, np.dtype([("version", U2), ("length", "<u2")]))
+    yield At.WIFI, work.past(head["length"].astype(np.int64))
+
+
+def avs(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_IEEE802_11_AVS: version, then the header's length."""
+    work, head = read(buffer, work, np.dtype([("version", U4), ("length", U4)]))
+    yield At.WIFI, work.past(np.minimum(head["length"].astype(np.int64), 4096))
+
+
+def prism(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_IEEE802_11_PRISM: 144 octets."""
+    yield At.WIFI, work.past(144)
+
+
+def wifi(buffer: Bytes, work: Work) -> Step:
+    """IEEE 802.11: unprotected data frames lead to LLC; addresses, QoS and HT control vary the length."""
+    work, head = read(buffer, work, np.dtype([("control", "<u2"), ("rest", "V22")]))
+    control = head["control"].astype(np.int64)
+    data = (control >> 2 & 3) == 2
+    empty, protected = control & 0x40, control & 0x4000
+    quality = (control & 0x80) != 0
+    length = 24 + 6 * ((control & 0x300) == 0x300) + quality * (2 + 4 * ((control & 0x8000) != 0))
+    yield At.LLC, work.past(length.astype(np.int64)).take(data & (empty == 0) & (protected == 0))
+
+
+def bare(buffer: Bytes, work: Work) -> Step:
+    """IP without a link header, by its version."""
+    work = work.holding(1)
+    yield from split(work, buffer[work.at] >> 4, {4: At.IPV4, 6: At.IPV6})

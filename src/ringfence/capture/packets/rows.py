@@ -1,0 +1,90 @@
+"""Rows in the making: one per IP header found, filled in by the rules as they walk on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.capture.packets.frames import I64
+from ringfence.capture.packets.work import Mask, Work
+from ringfence.flows.packets import PACKET_COLUMNS, Packets
+
+U64 = NDArray[np.uint64]
+
+DEEPEST = 16
+"""IP headers inside one another that are followed; more are a loop or an attack."""
+
+
+class Rows:
+    """Columns that grow. Rules name rows by index; `packets` gives the result in the file's order."""
+
+    def __init__(self, capacity: int) -> None:
+        self.count = 0
+        self._columns = {name: np.zeros(max(capacity, 16), kind) for name, kind in PACKET_COLUMNS}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._columns[name]
+
+    def _room(self, more: int) -> slice:
+        start, self.count = self.count, self.count + more
+        for name, column in self._columns.items():
+            if self.count > len(column):
+                grown = np.zeros(max(self.count, 2 * len(column)), column.dtype)
+                grown[:start] = column[:start]
+                self._columns[name] = grown
+        return slice(start, self.count)
+
+    def add(
+        self, work: Work, src_hi: U64, src_lo: U64, dst_hi: U64, dst_lo: U64, protocol: I64, octets: I64
+    ) -> Work:
+        """One row for each packet's IP header. The work comes back standing inside those rows."""
+        place = self._room(len(work.at))
+        values = {"src_hi": src_hi, "src_lo": src_lo, "dst_hi": dst_hi, "dst_lo": dst_lo}
+        values |= {"protocol": protocol, "octets": octets, "packet": work.packet, "parent": work.row}
+        for name, value in values.items():
+            self[name][place] = value
+        depth = np.where(work.row >= 0, self["depth"][work.row] + 1, 0)
+        self["depth"][place] = depth
+        work = work._replace(row=np.arange(place.start, place.stop))
+        # A packet that is too deep keeps its row and is not read on.
+        return work._replace(limit=np.where(depth < DEEPEST, work.limit, work.at))
+
+    def ends(self, row: I64) -> tuple[U64, ...]:
+        """The addresses of rows."""
+        return tuple(self[name][row] for name in ("src_hi", "src_lo", "dst_hi", "dst_lo"))
+
+    def set_protocol(self, row: I64, number: I64) -> None:
+        """What the packet is about, once its extension headers are passed."""
+        self["protocol"][row] = number
+
+    def set_ports(self, row: I64, ports: NDArray[np.uint32]) -> None:
+        """Sender's port in the high half, receiver's in the low; ICMP: type and code in the low."""
+        self["ports"][row] = ports
+
+    def set_flags(self, row: I64, flags: NDArray[np.uint16]) -> None:
+        """TCP flags with the two kinds of SYN marked."""
+        self["flags"][row] = flags
+
+    def set_kind(self, row: I64, kind: int, zone: NDArray[Any] | int = 0) -> None:
+        """This packet is a tunnel's, with this VNI."""
+        self["kind"][row] = kind
+        self["zone"][row] = zone
+
+    def fragment(self, row: I64, key: U64, later: Mask, whole_missing: Mask) -> None:
+        """Fragments get a `key` that their first fragment shares; `later` are those without ports."""
+        self["fragment"][row] = np.where(whole_missing, key | np.uint64(1), np.uint64(0))
+        self["later"][row] = later
+
+    def packets(self, time: I64) -> Packets:
+        """All rows in the order of the file, outer headers before inner ones. `time` is indexed by packet."""
+        columns = {name: column[: self.count] for name, column in self._columns.items()}
+        order = columns["packet"] * (DEEPEST * 2) + columns["depth"]
+        if (order[1:] < order[:-1]).any():
+            place = np.argsort(order)
+            new = np.empty(self.count + 1, np.int64)
+            new[place], new[-1] = np.arange(self.count), -1
+            columns = {name: column[place] for name, column in columns.items()}
+            columns["parent"] = new[columns["parent"]]
+        return Packets(time=time[columns["packet"]], **{n: c for n, c in columns.items() if n != "packet"})

@@ -1,0 +1,82 @@
+"""Open a capture: a file or standard input, as it is or packed by gzip or zstd."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+from ringfence.model.problems import Problem
+
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+UNPACK_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+"""What a damaged gzip or zstd stream, or a device that stops answering, raises while it is read."""
+
+
+def open_capture(name: str) -> IO[bytes]:
+    """A stream of the capture's own octets. `-` is standard input. Raises Problem when it cannot be opened."""
+    if name == "-":
+        raw: IO[bytes] = sys.stdin.buffer
+    else:
+        raw = _opened(Path(name))
+    head = _peek(raw, 4)
+    if head.startswith(GZIP):
+        return gzip.GzipFile(fileobj=_whole(raw, head))
+    if head.startswith(ZSTD):
+        reader = zstandard.ZstdDecompressor().stream_reader(_whole(raw, head), read_across_frames=True)
+        return io.BufferedReader(reader)
+    return _whole(raw, head)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.is_dir():
+        raise Problem("is a folder", str(path), "name the capture files in it")
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise Problem("no such file", str(path), "name a capture file, or - for standard input") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Problem(f"cannot open ({reason})", str(path), "make it readable, or name another file") from None
+
+
+def _peek(raw: IO[bytes], size: int) -> bytes:
+    head = b""
+    while len(head) < size:
+        more = raw.read(size - len(head))
+        if not more:
+            break
+        head += more
+    return head
+
+
+def _whole(raw: IO[bytes], head: bytes) -> IO[bytes]:
+    """The stream with the octets already taken put back in front."""
+    if raw.seekable():
+        raw.seek(-len(head), io.SEEK_CUR)
+        return raw
+    return io.BufferedReader(_Rejoined(head, raw))
+
+
+class _Rejoined(io.RawIOBase):
+    """Some octets, then the rest of a stream that cannot seek."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        super().__init__()
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: memoryview) -> int:  # type: ignore[override]
+        if self._head:
+            data, self._head = self._head[: len(into)], self._head[len(into) :]
+        else:
+            data = self._rest.read(len(into))
+        into[: len(data)] = data
+        return len(data)

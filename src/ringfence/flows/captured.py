@@ -1,0 +1,300 @@
+"""A whole capture's packets become flows: both directions together, who opened it, what it carries.
+
+One flow per tuple and depth: an idle gap or a new SYN on the same ports does not split it, because a capture
+has no windows and people ask it for totals. Depth counts the tunnels around a packet: a conversation captured
+both inside a tunnel and outside of it is two rows, since adding them would count its packets twice. A VNI does
+not split flows, since some overlays (Cilium's) send each direction under another.
+
+Later fragments have no ports. They are joined to the first fragment of the same packet, whichever came first in
+the file; those whose first fragment was not captured stay a flow of their own with ports 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.flows.keys import flow_id, text_hash, tuple_hash
+from ringfence.flows.packets import (
+    ANSWERS,
+    ASKS,
+    NEVER,
+    ONE_WAY,
+    QUESTION_OF,
+    I64,
+    Mask,
+    Packets,
+    U64,
+    grouped,
+    merged,
+    one_way,
+)
+from ringfence.model.columns import FLOW, UNKNOWN_U4, Direction, Table, structured
+from ringfence.model.protocols import ICMP, ICMPV6
+
+SECOND = 1_000_000_000
+FRAGMENT_LIFE = 60 * SECOND
+"""How far apart fragments of one packet may be; Linux gives up after 30 s, RFC 8200 after 60 s."""
+
+FRAGMENT = np.dtype(
+    [("key", "<u8"), ("order", "<i8"), ("time", "<i8"), ("ports", "<u4"), ("protocol", "u1")]
+)
+
+
+class Captured(NamedTuple):
+    """`flows` (FLOW) in the order of their first packets; `nested` is (n, 2): rows of tunnels and what they carry."""
+
+    flows: Table
+    nested: I64
+
+
+class Counting:
+    """Takes packets chunk by chunk, in the file's order; holds one row per tuple, never the packets.
+
+    Only later fragments are kept one by one, until the end: their first fragment may come after them.
+    """
+
+    def __init__(self) -> None:
+        self._tables: list[Table] = []
+        self._rows = 0
+        self._pairs: list[I64] = [np.zeros((0, 2), np.int64)]
+        self._firsts: list[Table] = []
+        self._laters: list[tuple[Packets, I64, I64]] = []
+        self._seen = 0
+
+    def add(self, packets: Packets) -> None:
+        """The next packets of the capture."""
+        order = np.arange(len(packets.time)) + self._seen
+        later = packets.later
+        if packets.fragment.any():
+            self._firsts.append(_first_fragments(packets, order))
+        whole = packets
+        place = np.arange(len(later))
+        if later.any():
+            place = np.flatnonzero(~later)
+            whole = packets.take(place)
+        table, groups = one_way(whole, 0)
+        table["order"] = order[place][table["order"]]
+        self._after(table, order[place])
+        group = np.full(len(later), -1, np.int64)
+        if later.any() or (packets.parent >= 0).any():
+            group[place] = groups.members() + self._rows
+            self._carried(packets, later, group, order)
+        self._tables.append(table)
+        self._rows += len(table)
+        self._seen += len(order)
+
+    @staticmethod
+    def _after(table: Table, order: I64) -> None:
+        for name in ("syn_order", "syn_ack_order"):
+            known = table[name] != NEVER
+            table[name][known] = order[table[name][known]]
+
+    def _carried(self, packets: Packets, later: Mask, group: I64, order: I64) -> None:
+        """Remember which rows carry which, and set the later fragments aside."""
+        inside = np.flatnonzero((packets.parent >= 0) & ~later)
+        pairs = np.c_[group[packets.parent[inside]], group[inside]]
+        if len(pairs):
+            self._pairs.append(_distinct(pairs))
+        if later.any():
+            rows = np.flatnonzero(later)
+            carrier = np.where(packets.parent[rows] >= 0, group[packets.parent[rows]], -1)
+            self._laters.append((packets.take(rows), order[rows], carrier))
+
+    def finish(self) -> Captured:
+        """The flows of everything added."""
+        self._join_fragments()
+        table = np.concatenate([np.zeros(0, ONE_WAY), *self._tables])
+        whole, place = merged(table)
+        flows, flow_of = conversations(whole)
+        pairs = flow_of[place[np.concatenate(self._pairs)]]
+        return Captured(*_named(flows, whole, flow_of, _distinct(pairs)))
+
+    def _join_fragments(self) -> None:
+        if not self._laters:
+            return
+        firsts = np.concatenate([np.zeros(0, FRAGMENT), *self._firsts])
+        for packets, order, carrier in self._laters:
+            found = _matched(firsts, packets, order)
+            ports = np.where(found >= 0, firsts["ports"][found] if len(firsts) else 0, 0)
+            protocol = np.where(found >= 0, firsts["protocol"][found] if len(firsts) else 0, packets.protocol)
+            known = packets._replace(ports=ports.astype(np.uint32), protocol=protocol.astype(np.uint8))
+            table, groups = one_way(known, 0)
+            table["order"] = order[table["order"]]
+            table["stance"] = table["icmp"] = 0
+            group = groups.members() + self._rows
+            carried = carrier >= 0
+            if carried.any():
+                self._pairs.append(_distinct(np.c_[carrier[carried], group[carried]]))
+            self._tables.append(table)
+            self._rows += len(table)
+
+
+def _first_fragments(packets: Packets, order: I64) -> Table:
+    rows = np.flatnonzero((packets.fragment != 0) & ~packets.later)
+    firsts = np.zeros(len(rows), FRAGMENT)
+    firsts["key"], firsts["order"], firsts["time"] = packets.fragment[rows], order[rows], packets.time[rows]
+    firsts["ports"], firsts["protocol"] = packets.ports[rows], packets.protocol[rows]
+    return firsts
+
+
+def _matched(firsts: Table, later: Packets, order: I64) -> I64:
+    """For each later fragment the first one of its packet: the nearest before it, else after it, -1 for none."""
+    found = np.full(len(order), -1, np.int64)
+    if not len(firsts):
+        return found
+    by_key = np.lexsort((firsts["order"], firsts["key"]))
+    key, place = firsts["key"][by_key], firsts["order"][by_key]
+    # One sortable word for (key, order): keys by rank, orders within.
+    keys = np.unique(key)
+    rank = np.minimum(np.searchsorted(keys, later.fragment), len(keys) - 1)
+    span = max(int(place.max()), int(order.max())) + 2
+    position = np.searchsorted(np.searchsorted(keys, key) * span + place, rank * span + order, "right")
+    for candidate in (position, position - 1):
+        inside = np.clip(candidate, 0, len(key) - 1)
+        row = by_key[inside]
+        near = np.abs(firsts["time"][row] - later.time) <= FRAGMENT_LIFE
+        good = (key[inside] == later.fragment) & near
+        found[good] = row[good]
+    return found
+
+
+def _distinct(pairs: I64) -> I64:
+    if not len(pairs):
+        return pairs
+    return pairs[grouped(pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)).first]
+
+
+def conversations(table: Table) -> tuple[Table, I64]:
+    """Flows (FLOW, without ids) of merged ONE_WAY rows, in the file's order; and the flow of each row."""
+    swap = _from_high(table)
+    groups = grouped(*_canonical(table, swap))
+    first = table["order"][groups.order]
+    begins = np.argsort(np.minimum.reduceat(first, groups.starts)) if len(table) else groups.starts
+    rank = np.empty(len(begins), np.int64)
+    rank[begins] = np.arange(len(begins))
+    flow_of = rank[groups.members()] if len(table) else np.zeros(0, np.int64)
+    sides = np.full((2, len(begins)), -1, np.int64)
+    sides[swap.astype(np.int64), flow_of] = np.arange(len(table))
+    consumer, provider, direction = _opened(table, sides)
+    flows = structured(FLOW, len(begins))
+    flows["direction"] = direction
+    _ends(flows, table, consumer, provider)
+    _counters(flows, table, consumer, provider)
+    return flows, flow_of
+
+
+def _is_icmp(table: Table) -> Mask:
+    return np.asarray((table["protocol"] == ICMP) | (table["protocol"] == ICMPV6), np.bool_)
+
+
+def _sender(ports: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return ports >> np.uint32(16)
+
+
+def _receiver(ports: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return ports & np.uint32(0xFFFF)
+
+
+def _from_high(table: Table) -> Mask:
+    """Rows whose sender sorts after the receiver, by (address, port)."""
+    ports = np.where(_is_icmp(table), np.uint32(0), table["ports"])
+    hi, other_hi, lo, other_lo = (table[n] for n in ("src_hi", "dst_hi", "src_lo", "dst_lo"))
+    lower = (lo > other_lo) | ((lo == other_lo) & (_sender(ports) > _receiver(ports)))
+    return np.asarray((hi > other_hi) | ((hi == other_hi) & lower), np.bool_)
+
+
+def _canonical(table: Table, swap: Mask) -> tuple[U64, ...]:
+    """Columns that both directions of a conversation share."""
+    ports = np.where(_is_icmp(table), np.uint32(0), table["ports"])
+    turned = (_receiver(ports) << np.uint32(16)) | _sender(ports)
+    ports = np.where(swap, turned, ports).astype(np.uint64)
+    rest = (ports << np.uint64(16)) | (table["protocol"].astype(np.uint64) << np.uint64(8)) | table["depth"]
+    pairs = (("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("dst_hi", "src_hi"), ("dst_lo", "src_lo"))
+    return (*(np.where(swap, table[b], table[a]) for a, b in pairs), rest)
+
+
+def _opened(table: Table, sides: I64) -> tuple[I64, I64, NDArray[np.uint8]]:
+    """Rows of the consumer's and the provider's packets (-1: it sent none), and how that is known."""
+    low, high = sides
+
+    def of(name: str, absent: int) -> tuple[I64, I64]:
+        column = np.append(table[name].astype(np.int64), absent)
+        return column[low], column[high]
+
+    (low_syn, high_syn), (low_both, high_both) = of("syn_order", NEVER), of("syn_ack_order", NEVER)
+    (low_stance, high_stance), (low_order, high_order) = of("stance", -1), of("order", NEVER)
+    direction = np.full(sides.shape[1], Direction.GUESSED, np.uint8)
+    low_opens = low_order < high_order
+    answers = ((low_stance == ANSWERS) | (high_stance == ANSWERS), low_stance != ANSWERS, Direction.ICMP)
+    both_ask = (low_stance == ASKS) & (high_stance == ASKS)
+    asks = (
+        (low_stance == ASKS) | (high_stance == ASKS),
+        np.where(both_ask, low_opens, low_stance == ASKS),
+        Direction.ICMP,
+    )
+    syn_ack = (np.minimum(low_both, high_both) != NEVER, high_both < low_both, Direction.SYN)
+    syn = (np.minimum(low_syn, high_syn) != NEVER, low_syn < high_syn, Direction.SYN)
+    for known, low_is_it, how in (answers, asks, syn_ack, syn):
+        low_opens = np.where(known, low_is_it, low_opens)
+        direction[known] = how
+    # An end that talks to itself has one row, the low one, whatever its packets say.
+    low_opens |= False
+    return np.where(low_opens, low, high), np.where(low_opens, high, low), direction
+
+
+def _ends(flows: Table, table: Table, consumer: I64, provider: I64) -> None:
+    """Addresses, ports, protocol and tunnel of each flow."""
+    seen = np.where(consumer >= 0, consumer, provider)
+    turned = consumer < 0
+    for end, (own, other) in (("consumer", ("src", "dst")), ("provider", ("dst", "src"))):
+        for half in ("_hi", "_lo"):
+            flows[end + half] = np.where(turned, table[other + half][seen], table[own + half][seen])
+    ports = table["ports"][seen]
+    flows["consumer_port"] = np.where(turned, _receiver(ports), _sender(ports))
+    flows["provider_port"] = np.where(turned, _sender(ports), _receiver(ports))
+    flows["protocol"] = table["protocol"][seen]
+    icmp = np.flatnonzero(_is_icmp(flows))
+    flows["consumer_port"][icmp] = 0
+    flows["provider_port"][icmp] = _questions(table[seen[icmp]], turned[icmp])
+    best = np.where((provider >= 0) & (table["kind"][provider] > table["kind"][seen]), provider, seen)
+    flows["kind"], flows["zone"] = table["kind"][best], table["zone"][best]
+
+
+def _questions(rows: Table, turned: Mask) -> NDArray[np.uint16]:
+    """Type and code of the asker's message; where only the answer was seen, of the question it answers."""
+    icmp = rows["icmp"].copy()
+    for (protocol, answer), ask in QUESTION_OF.items():
+        icmp[turned & (rows["protocol"] == protocol) & (rows["icmp"] >> 8 == answer)] = ask << 8
+    return icmp
+
+
+def _counters(flows: Table, table: Table, consumer: I64, provider: I64) -> None:
+    absent = np.zeros(1, ONE_WAY)
+    absent["first"] = absent["syn_time"] = absent["syn_ack_time"] = NEVER
+    absent["last"] = np.iinfo(np.int64).min
+    rows = np.concatenate([table, absent])
+    asker, answerer = rows[consumer], rows[provider]
+    for end, side in (("consumer", asker), ("provider", answerer)):
+        for name in ("packets", "octets", "flags"):
+            flows[f"{end}_{name}"] = side[name]
+    flows["first"] = np.minimum(asker["first"], answerer["first"])
+    flows["last"] = np.maximum(asker["last"], answerer["last"])
+    # A repeated SYN leaves open which one was answered (Karn's rule).
+    timed = (asker["syns"] == 1) & (answerer["syn_ack_time"] != NEVER)
+    timed &= answerer["syn_ack_time"] >= asker["syn_time"]
+    rtt = (answerer["syn_ack_time"][timed] - asker["syn_time"][timed]) // 1000
+    flows["rtt_us"][timed] = np.minimum(rtt, UNKNOWN_U4 - 1)
+
+
+def _named(flows: Table, table: Table, flow_of: I64, nested: I64) -> tuple[Table, I64]:
+    """Ids, and for each tunnel the name of a conversation inside it."""
+    flows["tuple_hash"] = tuple_hash(flows)
+    depth = np.zeros(len(flows), np.uint64)
+    depth[flow_of] = table["depth"]
+    second = flows["first"] // SECOND * SECOND
+    flows["flow_id"] = flow_id(text_hash(""), flows["zone"], flows["tuple_hash"], depth, second)
+    flows["inner"][nested[::-1, 0]] = flows["tuple_hash"][nested[::-1, 1]]
+    return flows, nested
