@@ -309,6 +309,20 @@ async def _read(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str]]
     return method, target, headers
 
 
+def kubeconfig(name: str, url: str, token: str) -> str:
+    """A kubeconfig for this server, as text."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": name,
+        "clusters": [{"name": name, "cluster": {"server": url}}],
+        "users": [{"name": name, "user": {"token": token}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+    }
+    # JSON is YAML, and needs no writer of its own.
+    return json.dumps(config, indent=2) + "\n"
+
+
 def _head(writer: asyncio.StreamWriter, code: int, *more: str) -> None:
     lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", "Content-Type: application/json", *more]
     writer.write("\r\n".join([*lines, "", ""]).encode())

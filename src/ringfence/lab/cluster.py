@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ringfence.lab import kernel
+from ringfence.lab import extras, kernel, manifests
 from ringfence.lab.records import LabState, PodRecord, ServiceRecord
 from ringfence.lab.settings import STATE, LabSettings, NodePlan, check
 from ringfence.model.problems import Problem
@@ -130,12 +131,15 @@ class Lab:
         *,
         labels: dict[str, str] | None = None,
         ports: Sequence[int] = (),
+        udp_ports: Sequence[int] = (),
         node: str | None = None,
         address: str | None = None,
         host_network: bool = False,
     ) -> PodRecord:
-        """A bare pod that listens on TCP `ports`; `address` asks for one IPv4 address of its node's range."""
-        container = {"name": name, "image": "lab/pod:1", "ports": [{"containerPort": port} for port in ports]}
+        """A bare pod that listens on these ports; `address` asks for one IPv4 address of its node's range."""
+        declared = [{"containerPort": port, "protocol": "TCP"} for port in ports]
+        declared += [{"containerPort": port, "protocol": "UDP"} for port in udp_ports]
+        container = {"name": name, "image": "lab/pod:1", "ports": declared}
         spec: dict[str, Any] = {"containers": [container], "hostNetwork": host_network}
         if node is not None:
             spec["nodeName"] = node
@@ -144,6 +148,11 @@ class Lab:
             meta["annotations"] = {"ringfence.dev/lab-address": address}
         self.add({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
         return self.pod(name, namespace)
+
+    def add_intruder(self) -> PodRecord:
+        """The pod of `--intruder`, later: it scans the shop's pods and calls user-db while traffic is on."""
+        self.add(extras.intruder())
+        return self.pod("intruder", "untrusted")
 
     def add_service(
         self,
@@ -219,12 +228,9 @@ def up(settings: LabSettings | None = None) -> Lab:
     check(settings)
     kernel.require()
     if settings.manifests is not None:
-        # Bad manifests are refused here, before anything is made.
-        from pathlib import Path
-
-        from ringfence.lab import manifests
-
+        # Bad manifests are refused here, before anything is made; the supervisor reads them again.
         manifests.read(Path(settings.manifests))
+        settings = msgspec.structs.replace(settings, manifests=str(Path(settings.manifests).resolve()))
     folder = settings.folder()
     if folder.exists() or kernel.namespaces(settings.prefix()):
         raise Problem("a lab of that name is up", settings.name, f"ringfence lab down --name {settings.name}")
@@ -242,6 +248,7 @@ def _start(settings: LabSettings) -> None:
     reading, writing = os.pipe()
     log = settings.folder() / "supervisor.log"
     with open(log, "wb") as output:
+        # What is started here forks and ends; the supervisor is nobody's child, so nobody must wait for it.
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -259,8 +266,7 @@ def _start(settings: LabSettings) -> None:
     os.close(writing)
     with os.fdopen(reading) as report:
         line = report.readline()
-    # The supervisor outlives this process on purpose; nobody here waits for it.
-    process.returncode = 0
+    process.wait()
     if not line:
         raise Problem(
             "the lab ended while it was built", str(log), log.read_text()[-300:].strip() or "no output"

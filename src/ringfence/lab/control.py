@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from ringfence.lab import objects
+from ringfence.lab import objects, services, talk
 from ringfence.lab.extras import PINNED
 from ringfence.lab.records import PodRecord, ServiceRecord
-from ringfence.lab.rules import Backend, ServiceRule
+from ringfence.lab.rules import ServiceRule
 from ringfence.lab.settings import LabSettings, NodePlan
 from ringfence.lab.store import Object, ObjectStore, key_of
 from ringfence.model.problems import Problem
@@ -282,112 +282,38 @@ class ControlPlane:
                 port.setdefault("nodePort", 31000 + self._next_service * 10 + number)
         self.store.put(item)
 
-    def _cluster_ips(self, asked: str | None) -> list[str]:
-        if asked == "None":
-            return ["None"]
-        number = self._next_service
-        first = asked or f"10.96.{1 + number // 200}.{10 + number % 200}"
-        return [first, f"fd00:10:96::{0x100 + number:x}"] if self.settings.ipv6 else [first]
-
-    def behind(self, service: Object) -> list[PodRecord]:
-        """The running pods a service selects, in the order of their names."""
-        selector = service["spec"].get("selector") or {}
-        space = service["metadata"]["namespace"]
-        return [
-            pod
-            for key, pod in sorted(self.pods.items())
-            if selector and key[0] == space and pod.pid is not None and selector.items() <= pod.labels.items()
-        ]
-
     def sync_slices(self, now: str) -> None:
         """Write the EndpointSlices that follow from the pods as they are; takes back those of no service."""
         wanted = {}
         for service in self.store.items("services"):
-            for item in self._slices(service, now):
+            for item in services.slices(service, self.pods, self.settings.ipv6, now):
+                old = self.store.get("endpointslices", key_of(item))
+                meta = old["metadata"] if old else {"uid": self.uid(), "creationTimestamp": now}
+                item["metadata"] |= {"uid": meta["uid"], "creationTimestamp": meta["creationTimestamp"]}
                 wanted[key_of(item)] = item
         for key in set(self.store.objects["endpointslices"]) - set(wanted):
             self.store.delete("endpointslices", key)
         for item in wanted.values():
             self.store.put(item)
 
-    def _slices(self, service: Object, now: str) -> Iterator[Object]:
-        if not service["spec"].get("selector"):
-            return
-        pods = self.behind(service)
-        ports = [
-            {"name": port.get("name", ""), "port": target, "protocol": port["protocol"]}
-            for port in service["spec"].get("ports") or ()
-            if (target := _target(port, pods[0].ports if pods else ())) is not None
-        ]
-        for family in (4, 6) if self.settings.ipv6 else (4,):
-            item = objects.endpoint_slice(service, family, "", ports, pods, now)
-            old = self.store.get("endpointslices", key_of(item))
-            meta = old["metadata"] if old else {"uid": self.uid(), "creationTimestamp": now}
-            item["metadata"] |= {"uid": meta["uid"], "creationTimestamp": meta["creationTimestamp"]}
-            yield item
-
     def rules(self, family: int) -> list[ServiceRule]:
-        """Every port of every service that has an address in this family, for the nodes' rules."""
-        found = []
-        for service in self.store.items("services"):
-            spec, meta = service["spec"], service["metadata"]
-            addresses = [a for a in spec.get("clusterIPs", ()) if a != "None" and (":" in a) == (family == 6)]
-            pods = [pod for pod in self.behind(service) if len(pod.addresses) > family // 6]
-            for port in spec.get("ports") or () if addresses else ():
-                backends = [
-                    Backend(pod.addresses[family // 6], target, pod.node)
-                    for pod in pods
-                    if (target := _target(port, pod.ports)) is not None
-                ]
-                found.append(
-                    ServiceRule(
-                        namespace=meta["namespace"],
-                        name=meta["name"],
-                        port_name=port.get("name", ""),
-                        protocol=port["protocol"].lower(),
-                        cluster_ip=addresses[0],
-                        port=port["port"],
-                        node_port=port.get("nodePort"),
-                        local=spec.get("externalTrafficPolicy") == "Local",
-                        backends=tuple(backends),
-                    )
-                )
-        return found
+        """What the nodes' rules of one address family are made from."""
+        return services.rules(self.store.items("services"), self.pods, family)
 
-    def names(self) -> dict[str, dict[str, list[str]]]:
-        """What the cluster's resolver answers: services by ClusterIP, headless ones by their pods."""
-        table: dict[str, dict[str, list[str]]] = {}
-        for service in self.services():
-            addresses = list(service.addresses)
-            item = self.store.objects["services"][service.namespace, service.name]
-            if not addresses:
-                pods = self.behind(item)
-                addresses = [address for pod in pods for address in pod.addresses]
-                for pod in pods:
-                    table[f"{pod.name}.{service.dns}"] = _by_family(pod.addresses)
-            table[service.dns] = _by_family(addresses)
-        return table
+    def names(self) -> talk.Table:
+        """What the cluster's resolver answers."""
+        return services.names(self.store.items("services"), self.pods)
 
     def services(self) -> tuple[ServiceRecord, ...]:
         """Every service, in the order of their names."""
-        return tuple(
-            ServiceRecord(
-                namespace=item["metadata"]["namespace"],
-                name=item["metadata"]["name"],
-                addresses=tuple(a for a in item["spec"].get("clusterIPs", ()) if a != "None"),
-                ports=tuple(
-                    (port.get("name", ""), port["port"], port["protocol"], port.get("nodePort"))
-                    for port in item["spec"].get("ports") or ()
-                ),
-                dns=f"{item['metadata']['name']}.{item['metadata']['namespace']}.svc.cluster.local",
-            )
-            for item in self.store.items("services")
-        )
+        return tuple(services.record(item) for item in self.store.items("services"))
 
-
-def _by_family(addresses: Iterable[str]) -> dict[str, list[str]]:
-    every = list(addresses)
-    return {"A": [a for a in every if ":" not in a], "AAAA": [a for a in every if ":" in a]}
+    def _cluster_ips(self, asked: str | None) -> list[str]:
+        if asked == "None":
+            return ["None"]
+        number = self._next_service
+        first = asked or f"10.96.{1 + number // 200}.{10 + number % 200}"
+        return [first, f"fd00:10:96::{0x100 + number:x}"] if self.settings.ipv6 else [first]
 
 
 def _match_labels(spec: Object) -> dict[str, str]:
@@ -406,11 +332,3 @@ def _ports(spec: Object) -> Iterator[tuple[str, int, str]]:
     for container in spec["containers"]:
         for port in container.get("ports") or ():
             yield port.get("name", ""), int(port["containerPort"]), port.get("protocol", "TCP")
-
-
-def _target(port: Object, declared: Sequence[tuple[str, int, str]]) -> int | None:
-    """A service port's target on a pod; a name is looked up among the pod's ports."""
-    target = port["targetPort"]
-    if isinstance(target, int):
-        return target
-    return next((number for name, number, _ in declared if name == target), None)

@@ -16,7 +16,10 @@ PINNED = "ringfence.dev/lab-node"
 ECHO = Row("echo", "lab/echo:1", (("http", 8080),), (("http", 80, "http"),), ("", 8080), 30080)
 GOSSIP = Row("gossip", "lab/gossip:1", (("gossip", 7946),), (("gossip", 7946, 7946),))
 CASSANDRA = Row("cassandra", "cassandra:3", (("cql", 9042),), (("cql", 9042, 9042),), ("", 9042))
-EXPORTER = Row("node-exporter", "prom/node-exporter:v1.8.2", (("metrics", 9100),), ())
+EXPORTER = Row(
+    "node-exporter", "prom/node-exporter:v1.8.2", (("metrics", 9100),), (("metrics", 9100, "metrics"),)
+)
+PROMETHEUS = Row("prometheus", "prom/prometheus:v2.54.1", (("web", 9090),), (("web", 9090, "web"),))
 LOADTEST = Row("load-test", "weaveworksdemos/load-test:0.1.1", (), ())
 ROAMER = Row("roamer", "lab/roamer:1", (), ())
 
@@ -74,15 +77,18 @@ def documents(settings: LabSettings) -> list[Document]:
         deployment(sockshop.NAMESPACE, CASSANDRA),
         service(sockshop.NAMESPACE, CASSANDRA),
         deployment("monitoring", EXPORTER, "DaemonSet", hostNetwork=True),
+        service("monitoring", EXPORTER, clusterIP="None"),
+        deployment("monitoring", PROMETHEUS),
+        service("monitoring", PROMETHEUS),
         deployment("loadtest", LOADTEST),
         _pinned(deployment("toolbox", ECHO), 2),
         service("toolbox", ECHO, externalTrafficPolicy="Local"),
-        {**deployment("toolbox", GOSSIP, "StatefulSet", replicas=3)},
+        _also_udp(deployment("toolbox", GOSSIP, "StatefulSet", replicas=3)),
         service("toolbox", GOSSIP, clusterIP="None"),
         _pinned(deployment("toolbox", ROAMER), 1),
     ]
     if settings.intruder:
-        found += [namespace("untrusted"), _intruder()]
+        found.append(intruder())
     return found
 
 
@@ -91,7 +97,15 @@ def _pinned(document: Document, node: int) -> Document:
     return document
 
 
-def _intruder() -> Document:
+def _also_udp(document: Document) -> Document:
+    """Every port of the first container on UDP too."""
+    ports = document["spec"]["template"]["spec"]["containers"][0]["ports"]
+    ports += [{"containerPort": port["containerPort"], "protocol": "UDP"} for port in list(ports)]
+    return document
+
+
+def intruder() -> Document:
+    """A bare pod in a namespace of its own, which scans and calls user-db."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -123,6 +137,10 @@ def calls(settings: LabSettings, nodes: Sequence[NodePlan]) -> dict[str, list[Ca
     table[f"{shop}/payment"] = [_call(OUTSIDE4, 443, "tcp", 5.0), _call(OUTSIDE4, 666, "tcp", 5.0)]
     table[f"{shop}/orders"].append(_call(name_of("cassandra", shop), 9042, "tcp", 4.0))
     table["monitoring/node-exporter"] = [_call(name_of("catalogue", shop), 80, "http", 5.0)]
+    table["monitoring/prometheus"] = [
+        _call(name_of("node-exporter", "monitoring"), 9100, "http", 5.0, every_address=True),
+        _call(name_of("rabbitmq", shop), 9090, "http", 5.0),
+    ]
     table["loadtest/load-test"] = [_call(front, 80, "http", 1.5)]
     echo, gossip = name_of("echo", "toolbox"), name_of("gossip", "toolbox")
     table["toolbox/echo"] = [_call(echo, 80, "http", 3.0)]

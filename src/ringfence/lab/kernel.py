@@ -133,33 +133,26 @@ def _remove_folder(folder: Path) -> None:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc(5) `stat` field 22); None when it is gone."""
+    """When a process started, in clock ticks since boot (proc(5) `stat` field 22); None when it has ended."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    # A zombie has ended; that nobody asked for its status yet is its parent's affair.
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def end(processes: set[int], patience: float = 3.0) -> None:
-    """Kill processes and wait until they are gone or only zombies of someone else remain."""
+    """Kill processes and wait until they have ended."""
     for pid in processes:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
     for _ in range(int(patience / 0.02)):
-        if not any(_alive(pid) for pid in processes):
+        if all(start_time(pid) is None for pid in processes):
             return
         time.sleep(0.02)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def sweep(name: str) -> None:

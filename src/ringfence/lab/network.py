@@ -159,11 +159,15 @@ def forwarding(settings: LabSettings, own: NodePlan, nodes: Sequence[NodePlan]) 
     return lines
 
 
-def pod_port(settings: LabSettings, veth: str, netns: str) -> list[str]:
-    """In the node: a veth whose host end is a hairpin port of the bridge and whose other end is the pod's."""
+def pod_port(settings: LabSettings, veth: str, netns: str, address: str) -> list[str]:
+    """In the node: a veth whose host end is a hairpin port of the bridge and whose other end is the pod's.
+
+    The pod's MAC follows from its IPv4 address, so that neighbours stay right when an address is used again.
+    """
     mtu = pod_mtu(settings)
+    mac = ":".join(["0a", "58", *(f"{int(part):02x}" for part in address.split("."))])
     return [
-        f"link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {netns}",
+        f"link add {veth} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {netns}",
         f"link set {veth} master cni0 up",
         f"link set {veth} type bridge_slave hairpin on",
     ]

@@ -21,8 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ringfence.lab import extras, kernel, manifests, network, rules, sockshop
-from ringfence.lab.apiserver import ApiServer
+from ringfence.lab import apiserver, behaviour, extras, kernel, manifests, network, rules, sockshop
 from ringfence.lab.control import ControlPlane
 from ringfence.lab.records import LabState, PodRecord
 from ringfence.lab.settings import DNS4, OUTSIDE4, LabSettings, NodePlan, plan_nodes
@@ -54,7 +53,7 @@ class Supervisor:
         self.calls = extras.calls(settings, self.nodes) if settings.apps else {}
         self.traffic = settings.traffic
         self.token = secrets.token_urlsafe(24)
-        self.api = ApiServer(self.control.store, self.token)
+        self.api = apiserver.ApiServer(self.control.store, self.token)
         self.api_url = ""
         self.chains: dict[tuple[str, int], list[str]] = {}
         self.zygote: asyncio.subprocess.Process | None = None
@@ -87,7 +86,9 @@ class Supervisor:
         taken = {(d["kind"], *key_of(d)) for d in given}
         kept = [d for d in own if (d["kind"], *key_of(d)) not in taken]
         self.calls |= {
-            name: found for name, found in _calls_in_environment(given).items() if name not in self.calls
+            name: found
+            for name, found in behaviour.calls_in_environment(given).items()
+            if name not in self.calls
         }
         return [*kept[:3], *given, *kept[3:]]
 
@@ -119,7 +120,9 @@ class Supervisor:
         for node in self.nodes:
             mine = [pod for pod in own if pod.node == node.name]
             lines = [
-                line for pod in mine for line in network.pod_port(self.settings, str(pod.veth), pod.netns)
+                line
+                for pod in mine
+                for line in network.pod_port(self.settings, str(pod.veth), pod.netns, pod.addresses[0])
             ]
             kernel.ip_batch(node.netns, lines)
             for pod in mine:
@@ -177,31 +180,23 @@ class Supervisor:
         return future
 
     async def _start_pods(self, pods: Sequence[PodRecord]) -> None:
-        futures = [self._order(pod.uid, _comm(pod), pod.netns, pod.cgroup, self._spec(pod)) for pod in pods]
+        futures = [
+            self._order(pod.uid, behaviour.command_name(pod), pod.netns, pod.cgroup, self._spec(pod))
+            for pod in pods
+        ]
         for pod, future in zip(pods, futures, strict=True):
             pid = await asyncio.wait_for(future, READY_SECONDS)
             self.control.started((pod.namespace, pod.name), pid, now())
 
     def _spec(self, pod: PodRecord) -> dict[str, Any]:
-        """What a pod's process does, from its ports and the table of calls."""
-        name = pod.workload.partition("/")[2]
-        listen = sorted({(protocol, number) for _, number, protocol in pod.ports})
-        spec: dict[str, Any] = {
-            "listen": [{"protocol": protocol, "port": number} for protocol, number in listen],
-            "calls": self._paced(self.calls.get(f"{pod.namespace}/{name}", []), pod.addresses),
-        }
-        if pod.namespace == "kube-system" and name == "coredns":
-            spec["table"] = str(self.folder / "names.json")
-        if pod.workload == "Pod/intruder" and self.settings.intruder:
-            targets = [
-                p.addresses[0] for p in self.control.pods.values() if p.namespace == sockshop.NAMESPACE
-            ]
-            spec["calls"] = self._paced(extras.intruder_calls(sorted(targets)[:8]), pod.addresses)
-        return spec
-
-    def _paced(self, calls: Sequence[extras.Call], own: Sequence[str]) -> list[extras.Call]:
-        rate = self.settings.rate
-        return [{**call, "every": call["every"] / rate, "own": list(own)} for call in calls]
+        calls = self.calls.get(f"{pod.namespace}/{behaviour.command_name(pod)}", [])
+        if pod.workload == "Pod/intruder":
+            calls = extras.intruder_calls(
+                sorted(
+                    p.addresses[0] for p in self.control.pods.values() if p.namespace == sockshop.NAMESPACE
+                )[:8]
+            )
+        return behaviour.spec(pod, calls, self.settings.rate, str(self.folder / "names.json"))
 
     async def _start_hosts(self) -> None:
         """The outside host, and a prober a node as kubelet's stand-in."""
@@ -211,7 +206,7 @@ class Supervisor:
         ports = [("TCP", 80), ("TCP", 443), ("TCP", 666), ("UDP", 666)]
         spec: dict[str, Any] = {
             "listen": [{"protocol": protocol, "port": port} for protocol, port in ports],
-            "calls": self._paced(calls, [OUTSIDE4]),
+            "calls": behaviour.paced(calls, self.settings.rate, [OUTSIDE4]),
         }
         top = f"ringfence-{self.settings.name}"
         futures = [
@@ -236,7 +231,9 @@ class Supervisor:
         for node in self.nodes:
             pods = [p for p in self.control.pods.values() if p.node == node.name and not p.host_network]
             found = [
-                probe for pod in pods for probe in _probes(pod, self.control.specs[pod.namespace, pod.name])
+                probe
+                for pod in pods
+                for probe in behaviour.probes(pod, self.control.specs[pod.namespace, pod.name])
             ]
             _replace(self._probe_file(node), json.dumps(found))
 
@@ -272,11 +269,15 @@ class Supervisor:
 
     def write_state(self) -> None:
         """Write the state file and the kubeconfig; both hold the token, so only root may read them."""
-        _replace(self.folder / "kubeconfig", _kubeconfig(self.settings.name, self.api_url, self.token))
+        _replace(
+            self.folder / "kubeconfig", apiserver.kubeconfig(self.settings.name, self.api_url, self.token)
+        )
         _replace(self.folder / "state.json", msgspec.json.encode(self.state()).decode())
 
     async def add(self, documents: Sequence[manifests.Document]) -> None:
         """Run more documents: pods, workloads, services."""
+        for number, document in enumerate(documents, 1):
+            manifests.check(document, f"document {number}")
         pods = self.control.apply(documents, now())
         self._build_pods(pods)
         await self._start_pods(pods)
@@ -347,10 +348,6 @@ class Supervisor:
             raise Problem("unknown order", str(verb), "upgrade the command that sent it")
 
 
-def _comm(pod: PodRecord) -> str:
-    return pod.workload.partition("/")[2]
-
-
 def _signal(pid: int, word: int) -> None:
     try:
         os.kill(pid, word)
@@ -365,61 +362,6 @@ def _replace(path: Path, text: str) -> None:
     fresh.touch(mode=0o600)
     fresh.write_text(text)
     fresh.replace(path)
-
-
-def _probes(pod: PodRecord, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """A pod's network probes as calls from its node; the lab does not wait for initialDelaySeconds."""
-    found = []
-    for container in spec["containers"]:
-        for kind in ("readinessProbe", "livenessProbe"):
-            probe = container.get(kind) or {}
-            way = probe.get("httpGet") or probe.get("tcpSocket")
-            if not way:
-                continue
-            port = way["port"]
-            if isinstance(port, str):
-                port = next((number for name, number, _ in pod.ports if name == port), None)
-            entry = {"to": pod.addresses[0], "port": port, "every": float(probe.get("periodSeconds", 10))}
-            how = "get" if "httpGet" in probe else "knock"
-            found.append({**entry, "how": how, "path": way.get("path", "/")})
-    return [entry for entry in found if entry["port"]]
-
-
-def _calls_in_environment(documents: Sequence[manifests.Document]) -> dict[str, list[extras.Call]]:
-    """Calls that manifests declare: an environment value `name:port`, where `name` is a service of theirs."""
-    services = {
-        key_of(d)[1]: d["metadata"].get("namespace", "default") for d in documents if d["kind"] == "Service"
-    }
-    found: dict[str, list[extras.Call]] = {}
-    for document in documents:
-        template = document.get("spec", {}).get("template") or {}
-        for container in (template.get("spec") or {}).get("containers") or ():
-            for entry in container.get("env") or ():
-                host, _, port = str(entry.get("value") or "").rpartition(":")
-                host = host.rpartition("/")[2].partition(".")[0]
-                if host in services and port.isdigit():
-                    call = {
-                        "to": extras.name_of(host, services[host]),
-                        "port": int(port),
-                        "how": "tcp",
-                        "every": 2.0,
-                    }
-                    meta = document["metadata"]
-                    found.setdefault(f"{meta.get('namespace', 'default')}/{meta['name']}", []).append(call)
-    return found
-
-
-def _kubeconfig(name: str, url: str, token: str) -> str:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": name,
-        "clusters": [{"name": name, "cluster": {"server": url}}],
-        "users": [{"name": name, "user": {"token": token}}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-    }
-    # JSON is YAML, and needs no writer of its own.
-    return json.dumps(config, indent=2) + "\n"
 
 
 async def serve(settings: LabSettings, report: int) -> None:
@@ -444,6 +386,8 @@ async def serve(settings: LabSettings, report: int) -> None:
 def main() -> None:
     """`python -m ringfence.lab.supervisor SETTINGS-JSON REPORT-FD`, started by `cluster.up`."""
     settings = msgspec.json.decode(sys.argv[1], type=LabSettings)
+    if os.fork():
+        os._exit(0)
     asyncio.run(serve(settings, int(sys.argv[2])))
 
 
