@@ -47,6 +47,7 @@ class ConnectorSettings(msgspec.Struct, frozen=True):
     server_token_file: str | None = None
     """File with the server's agent token; RINGFENCE_AGENT_TOKEN where absent."""
     kubeconfig: str | None = None
+    """Kubeconfig that names the Kubernetes API and how to be let in."""
     context: str | None = None
     """Context of the kubeconfig; its current one where absent."""
     api: str | None = None
