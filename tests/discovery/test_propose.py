@@ -77,8 +77,8 @@ def test_a_conversation_becomes_a_rule_at_both_ends() -> None:
 
 def test_the_same_conversation_asked_two_ways_is_one_rule() -> None:
     edges = [
-        edge(FRONT, CARTS, 80, service="shop/carts", category="pod-to-pod-via-service"),
         edge(FRONT, CARTS, 80, connections=1, answered=0),
+        edge(FRONT, CARTS, 80, service="shop/carts", category="pod-to-pod-via-service"),
     ]
     found = discover(edges, facts_of(dns()))
     (rule,) = of(found, "carts").ingress

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ringfence.cli.client import ServerOption, TokenOption
 from ringfence.cli.output import Output
 from ringfence.model.problems import Problem
 
@@ -28,27 +29,34 @@ def group() -> None:
 
 @app.command()
 def generate(
-    more: list[Path] = typer.Argument(None, metavar="[FILE]...", help="More files of flows."),
-    flows: list[Path] = typer.Option(
-        None, "--flows", help="File of flows in JSON or JSON lines, as `flows read` and `flows list` print."
-    ),
-    manifests: str | None = typer.Option(
-        None, "--manifests", help="Folder or file of Kubernetes manifests, or a `kubectl get -o json` dump."
-    ),
-    namespace: list[str] = typer.Option(
-        None, "--namespace", "--scope", "-n", help="Only policies of this namespace; may be repeated."
-    ),
-    dialect: str = typer.Option("k8s", "--dialect", help="What to write: k8s (networking.k8s.io/v1)."),
-    outside: bool = typer.Option(
-        True, "--outside/--no-outside", help="Admit outside addresses until somebody decides."
-    ),
-    keep_going: bool = typer.Option(
-        False, "--keep-going", help="Propose from what could be read of the manifests; still exits 2."
-    ),
-    server: str | None = typer.Option(None, "--server", help="Ask this server instead of reading files."),
-    since: str = typer.Option("15m", "--since", help="With --server: how far back to look."),
-    out: Path | None = typer.Option(None, "--out", help="Folder to write one YAML file a policy to."),
-    output: Output = typer.Option(Output.table, "-o", "--output", help="How to print the answer."),
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of flows.")
+    ] = None,
+    flows: Annotated[
+        list[Path] | None,
+        typer.Option(help="Flows in JSON or JSON lines, as `flows read` and `flows list` print them, or -."),
+    ] = None,
+    manifests: Annotated[
+        str | None, typer.Option(help="Folder or file of manifests, or a `kubectl get -o json` dump.")
+    ] = None,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-n", "--namespace", "--scope", help="Only policies of this namespace; may be repeated."
+        ),
+    ] = None,
+    dialect: Annotated[str, typer.Option(help="What to write: k8s (networking.k8s.io/v1).")] = "k8s",
+    outside: Annotated[
+        bool, typer.Option("--outside/--no-outside", help="Admit outside addresses until somebody decides.")
+    ] = True,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Propose from the manifests that can be read; still exits 2.")
+    ] = False,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    since: Annotated[str, typer.Option(help="With --server: from when, e.g. 15m or 2h ago.")] = "15m",
+    out: Annotated[Path | None, typer.Option(help="Folder to write one YAML file a policy to.")] = None,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.table,
 ) -> None:
     """Propose one NetworkPolicy for each workload, from observed flows. Nothing is applied.
 
@@ -56,26 +64,34 @@ def generate(
     """
     from ringfence.cli.proposals import show
 
-    files = [*(flows or []), *(more or [])]
-    _check(files, dialect, server)
-    if server is not None:
-        from ringfence.cli.policy import ask
-
-        show(ask(server, since, namespace or []), out, output)
-        return
-    answer, whole = _offline(files, manifests, namespace or [], outside, keep_going)
+    files, namespaces = [*(flows or []), *(more or [])], namespace or []
+    _check(files, dialect, server, namespaces)
+    if files:
+        answer, whole = _offline(files, manifests, namespaces, outside, keep_going)
+    else:
+        answer, whole = _online(server, token, since, namespaces), True
     show(answer, out, output)
     if not whole:
         raise typer.Exit(2)
 
 
-def _check(files: list[Path], dialect: str, server: str | None) -> None:
+def _online(server: str | None, token: str | None, since: str, namespaces: list[str]) -> dict[str, Any]:
+    from ringfence.cli.client import Client
+    from ringfence.cli.policy import ask
+
+    wanted = namespaces[0] if namespaces else None
+    return ask(Client(server, token), {"since": since, "namespace": wanted})
+
+
+def _check(files: list[Path], dialect: str, server: str | None, namespaces: list[str]) -> None:
     if dialect not in DIALECTS:
         raise Problem("unknown dialect", f"--dialect {dialect}", f"this version writes {', '.join(DIALECTS)}")
     if files and server is not None:
         raise Problem("two kinds of evidence", "--flows and --server", "give one of them")
     if not files and server is None:
         raise Problem("no evidence", "netpol generate", "give --flows FILE or --server URL")
+    if server is not None and len(namespaces) > 1:
+        raise Problem("several namespaces", "--namespace with --server", "ask for one at a time, or for all")
 
 
 def _offline(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from ringfence.cli.client import Client, ServerOption, TokenOption
 from ringfence.cli.output import Output
 from ringfence.model.problems import Problem
 
@@ -20,60 +21,32 @@ def group() -> None:
 
 @app.command()
 def discover(
-    server: str | None = typer.Option(
-        None, "--server", envvar="RINGFENCE_SERVER", help="The server's address, e.g. http://127.0.0.1:8443."
-    ),
-    since: str = typer.Option("15m", "--since", help="How far back to look: 15m, 2h, or an RFC 3339 time."),
-    namespace: list[str] = typer.Option(
-        None, "--namespace", "--scope", "-n", help="Only policies of this namespace; may be repeated."
-    ),
-    out: Path | None = typer.Option(None, "--out", help="Folder to write one YAML file a policy to."),
-    output: Output = typer.Option(Output.table, "-o", "--output", help="How to print the answer."),
+    since: Annotated[str, typer.Option(help="From when: RFC 3339, or how long ago (15m, 2h, 1d).")] = "15m",
+    until: Annotated[str | None, typer.Option(help="Until when [default: now].")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("-n", "--namespace", "--scope", help="Only policies of this namespace.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Only this cluster.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write one YAML file a policy to.")] = None,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.table,
+    server: ServerOption = None,
+    token: TokenOption = None,
 ) -> None:
     """Propose one NetworkPolicy for each workload the server saw, with its evidence. Nothing is applied.
 
-    Example: `ringfence policy discover --server http://127.0.0.1:8443 --since 1h --out policies`
+    Example: `ringfence policy discover --since 1h --namespace sock-shop --out policies`
     """
     from ringfence.cli.proposals import show
 
-    if server is None:
-        raise Problem("no server", "policy discover", "give --server URL or set RINGFENCE_SERVER")
-    show(ask(server, since, namespace or []), out, output)
+    asked = {"since": since, "until": until, "namespace": namespace, "cluster": cluster}
+    show(ask(Client(server, token), asked), out, output)
 
 
-def ask(server: str, since: str, namespaces: list[str]) -> dict[str, Any]:
-    """The server's answer. Raises Problem when it cannot be asked, or saw nothing."""
-    body: dict[str, Any] = {"since": since}
-    if namespaces:
-        body["namespaces"] = namespaces
-    answer = _post(server, "/v1/policies/discover", body)
-    if not answer.get("policies"):
-        raise Problem("no conversations", f"{server} since {since}", "widen --since, or wait for traffic")
-    return answer
-
-
-def _post(server: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST JSON with the token of RINGFENCE_TOKEN; errors become problems."""
-    import os
-    import urllib.error
-    import urllib.request
-
-    import msgspec
-
-    headers = {"Content-Type": "application/json"}
-    if token := os.environ.get("RINGFENCE_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    url = server.rstrip("/") + path
-    try:
-        request = urllib.request.Request(url, msgspec.json.encode(body), headers, method="POST")
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = msgspec.json.decode(response.read())
-    except urllib.error.HTTPError as error:
-        raise Problem(
-            f"the server refused ({error.code} {error.reason})", url, "check RINGFENCE_TOKEN"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise Problem(f"cannot reach the server ({error})", server, "check --server") from None
-    if not isinstance(answer, dict):
-        raise Problem("not a Ringfence server", url, "check --server")
+def ask(client: Client, asked: dict[str, str | None]) -> dict[str, Any]:
+    """The server's proposals. Raises Problem when it saw nothing to propose from."""
+    body = {name: value for name, value in asked.items() if value is not None}
+    answer: dict[str, Any] = client.post("/v1/policies/discover", body)
+    if not answer["policies"]:
+        where = f"since {asked['since']}" + (f" in {asked['namespace']}" if asked["namespace"] else "")
+        raise Problem("no conversations", where, "widen --since, or wait for traffic")
     return answer

@@ -95,11 +95,16 @@ def write(policies: Sequence[Mapping[str, Any]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for policy in policies:
             # The name comes from a server or from manifests: whatever it says, it stays in the folder.
-            (folder / Path(policy["file"]).name).write_text(policy["yaml"])
+            (folder / file_of(policy)).write_text(policy["yaml"], encoding="utf-8")
     except OSError as error:
         raise Problem(
             f"cannot write policies ({error.strerror})", str(folder), "name another --out"
         ) from None
+
+
+def file_of(policy: Mapping[str, Any]) -> str:
+    """The name of a policy's file: no folder in it, whatever the policy is called."""
+    return Path(f"{policy['namespace']}.{policy['name']}.yaml".replace("/", "-")).name
 
 
 def show(answer: Mapping[str, Any], out: Path | None, output: Output) -> None:
@@ -140,11 +145,10 @@ def _table(answer: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _row(policy: Mapping[str, Any], out: Path | None) -> tuple[str, ...]:
-    rules = f"{len(policy['ingress'])} in, {len(policy['egress'])} out"
     seen = policy["connections"]
     evidence = f"{seen} connections" if seen else "none seen"
-    file = str(out / Path(policy["file"]).name) if out is not None else "-"
-    return policy["namespace"], ", ".join(policy["workloads"]), rules, evidence, file
+    file = str(out / file_of(policy)) if out is not None else "-"
+    return policy["namespace"], ", ".join(policy["workloads"]), str(policy["rules"]), evidence, file
 
 
 def _question(item: Mapping[str, Any]) -> tuple[str, ...]:

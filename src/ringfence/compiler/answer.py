@@ -22,11 +22,12 @@ class PolicyAnswer(msgspec.Struct, frozen=True):
     workloads: tuple[str, ...]
     name: str
     file: str
+    rules: int
     connections: int
     ingress: tuple[Rule, ...]
     egress: tuple[Rule, ...]
     notes: tuple[str, ...]
-    document: dict[str, Any]
+    body: dict[str, Any]
     yaml: str
 
 
@@ -45,6 +46,7 @@ def answer(discovery: Discovery) -> Answer:
     policies = []
     for document in documents(discovery):
         proposal = proposals[document.namespace, document.workloads]
+        rules = (*proposal.ingress, *proposal.egress)
         policies.append(
             PolicyAnswer(
                 namespace=document.namespace,
@@ -52,11 +54,12 @@ def answer(discovery: Discovery) -> Answer:
                 workloads=document.workloads,
                 name=document.name,
                 file=file_name(document),
-                connections=sum(r.evidence.connections for r in (*proposal.ingress, *proposal.egress)),
+                rules=len(rules),
+                connections=sum(rule.evidence.connections for rule in rules),
                 ingress=proposal.ingress,
                 egress=proposal.egress,
                 notes=proposal.notes,
-                document=document.body,
+                body=document.body,
                 yaml=document.yaml,
             )
         )

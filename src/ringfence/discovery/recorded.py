@@ -129,18 +129,21 @@ def edges_of(flows: Iterable[RecordedFlow], names: Names) -> list[Edge]:
 
     A flow that several files hold counts once, by its id.
     """
+    single = [_edge(legs, names) for legs in _connections(flows)]
+    shared: dict[tuple[object, ...], set[tuple[str, str]]] = {}
+    for party in (party for edge in single for party in (edge.consumer, edge.provider)):
+        held = set(party.labels)
+        shared[_who(party)] = shared.get(_who(party), held) & held
+
+    def common(party: Party) -> Party:
+        return msgspec.structs.replace(party, labels=tuple(sorted(shared[_who(party)])))
+
     merged: dict[tuple[object, ...], Edge] = {}
-    for legs in _connections(flows):
-        edge = _edge(legs, names)
-        key = (
-            *_who(edge.consumer),
-            *_who(edge.provider),
-            edge.protocol,
-            edge.port,
-            edge.service,
-            edge.category,
-        )
-        merged[key] = _added(merged[key], edge) if key in merged else edge
+    for edge in single:
+        ends = (common(edge.consumer), common(edge.provider))
+        key = (*ends, edge.protocol, edge.port, edge.service, edge.category)
+        whole = msgspec.structs.replace(edge, consumer=ends[0], provider=ends[1])
+        merged[key] = _added(merged[key], whole) if key in merged else whole
     return sorted(merged.values(), key=edge_order)
 
 
@@ -203,14 +206,9 @@ def _who(party: Party) -> tuple[object, ...]:
 
 
 def _added(a: Edge, b: Edge) -> Edge:
-    def both(x: Party, y: Party) -> Party:
-        return msgspec.structs.replace(x, labels=tuple(sorted(set(x.labels) & set(y.labels))))
-
     counts = ("connections", "packets", "octets", "answered", "guessed", "snat", "refused")
     return msgspec.structs.replace(
         a,
-        consumer=both(a.consumer, b.consumer),
-        provider=both(a.provider, b.provider),
         **{name: getattr(a, name) + getattr(b, name) for name in counts},
         first=min(a.first, b.first),
         last=max(a.last, b.last),
