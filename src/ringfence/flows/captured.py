@@ -20,13 +20,13 @@ from ringfence.flows.keys import flow_id, text_hash, tuple_hash
 from ringfence.flows.packets import (
     ANSWERS,
     ASKS,
+    I64,
     NEVER,
     ONE_WAY,
     QUESTION_OF,
-    I64,
+    U64,
     Mask,
     Packets,
-    U64,
     grouped,
     merged,
     one_way,
@@ -38,9 +38,7 @@ SECOND = 1_000_000_000
 FRAGMENT_LIFE = 60 * SECOND
 """How far apart fragments of one packet may be; Linux gives up after 30 s, RFC 8200 after 60 s."""
 
-FRAGMENT = np.dtype(
-    [("key", "<u8"), ("order", "<i8"), ("time", "<i8"), ("ports", "<u4"), ("protocol", "u1")]
-)
+FRAGMENT = np.dtype([("key", "<u8"), ("order", "<i8"), ("time", "<i8"), ("ports", "<u4"), ("protocol", "u1")])
 
 
 class Captured(NamedTuple):

@@ -67,7 +67,8 @@ class Packets(NamedTuple):
 
     def take(self, which: Mask | I64) -> Packets:
         """Some rows; `parent` still means rows of the whole."""
-        return Packets(*(column[which] for column in self))
+        columns: tuple[Any, ...] = tuple(column[which] for column in self)
+        return Packets(*columns)
 
 
 ONE_WAY = np.dtype(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 
@@ -22,7 +21,7 @@ LINKS = {
     6: At.TOKEN_RING,
     9: At.PPP,
     10: At.FDDI,
-    **dict.fromkeys((12, 14, 101), At.IP),
+    **dict.fromkeys((12, 14, 101, 228), At.IP),
     50: At.HDLC,
     51: At.PPPOE,
     100: At.LLC,
@@ -39,7 +38,6 @@ LINKS = {
     163: At.AVS,
     192: At.RADIOTAP,
     219: At.MPLS,
-    228: At.IPV4,
     229: At.IPV6,
     239: At.NFLOG,
     276: At.SLL2,
@@ -53,6 +51,7 @@ LINK_RULES: dict[At, LinkRule] = {
     At.ETHERNET: link.ethernet,
     At.ETHERTYPE: link.ethertype,
     At.LLC: link.llc,
+    At.SNAP: link.snap,
     At.VLAN: link.tagged(4),
     At.VNTAG: link.tagged(6),
     At.RTAG: link.tagged(6),
@@ -97,7 +96,6 @@ RULES: dict[At, Rule] = {
     At.ICMP: network.icmp,
     At.UDP: tunnels.udp,
     At.VXLAN: tunnels.vxlan,
-    At.VXLAN_GPE: tunnels.vxlan_gpe,
     At.GENEVE: tunnels.geneve,
     At.GTP: tunnels.gtp,
     At.GTP_EXTENSION: tunnels.gtp_extension,
@@ -153,4 +151,4 @@ def _walk(buffer: Bytes, start: At, work: Work, rows: Rows) -> None:
 def _step(kind: At, buffer: Bytes, work: Work, rows: Rows) -> Iterator[tuple[At, Work]]:
     if kind in LINK_RULES:
         return LINK_RULES[kind](buffer, work)
-    return partial(RULES[kind], buffer, work)(rows)
+    return RULES[kind](buffer, work, rows)

@@ -35,7 +35,7 @@ ETHERTYPES = {
 PPP_PROTOCOLS = {0x0021: At.IPV4, 0x0057: At.IPV6, 0x0281: At.MPLS, 0x0283: At.MPLS}
 """RFC 1661's registry."""
 
-NLPIDS = {0xCC: At.IPV4, 0x8E: At.IPV6, 0x80: At.LLC}
+NLPIDS = {0xCC: At.IPV4, 0x8E: At.IPV6, 0x80: At.SNAP}
 """Network layer protocol ids (RFC 2427, ISO TR 9577)."""
 
 NSH_NEXT = {1: At.IPV4, 2: At.IPV6, 3: At.ETHERNET, 4: At.NSH, 5: At.MPLS}
@@ -73,23 +73,25 @@ def llc(buffer: Bytes, work: Work) -> Step:
     saps = head["dsap"].astype(np.int64) << 8 | head["ssap"]
     yield At.IPV4, work.take(unnumbered & (saps == 0x0606)).past(3)
     yield At.NLPID, work.take(unnumbered & (saps == 0xFEFE)).past(3)
-    snap = work.take(unnumbered & ((saps & 0xFEFE) == 0xAAAA)).past(3)
-    snap, head = read(buffer, snap, np.dtype([("organisation", "u1", 3), ("type", U2)]))
+    yield At.SNAP, work.take(unnumbered & ((saps & 0xFEFE) == 0xAAAA)).past(3)
+
+
+def snap(buffer: Bytes, work: Work) -> Step:
+    """RFC 1042: who numbered the type, and the type."""
+    work, head = read(buffer, work, np.dtype([("organisation", "u1", 3), ("type", U2)]))
     organisation = head["organisation"].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     # 00-00-00 is EtherTypes (RFC 1042), 00-00-f8 is the same bridged (IEEE 802.1H), 00-80-c2 bridges (RFC 2427).
     types = np.isin(organisation, (0x000000, 0x0000F8))
-    known = snap.take(types).past(5)
+    known = work.take(types).past(5)
     yield At.ETHERTYPE, known._replace(value=np.maximum(head["type"][types].astype(np.int64), 1501))
     bridged = (organisation == 0x0080C2) & np.isin(head["type"], (1, 7))
-    padded = np.isin(head["type"][bridged], (1,)) * 0
-    yield At.ETHERNET, snap.take(bridged).past(5 + padded)
+    yield At.ETHERNET, work.take(bridged).past(5)
 
 
 def nlpid(buffer: Bytes, work: Work) -> Step:
     """One octet says what follows."""
     work, head = read(buffer, work, np.dtype([("id", U1)]))
-    cisco = np.isin(head["id"], (0xCC, 0x8E))
-    yield from split(work.take(cisco).past(1), head["id"][cisco], NLPIDS)
+    yield from split(work.past(1), head["id"], NLPIDS)
 
 
 def tagged(octets: int) -> Callable[[Bytes, Work], Step]:
@@ -158,12 +160,16 @@ def hdlc(buffer: Bytes, work: Work) -> Step:
 
 
 def frame_relay(buffer: Bytes, work: Work) -> Step:
-    """Two octets of address, then RFC 2427's control and NLPID, or Cisco's EtherType."""
-    work, head = read(buffer, work, np.dtype([("address", U2), ("control", U1), ("id", U1)]))
+    """An address of two to four octets, the last marked, then RFC 2427's control and NLPID, or Cisco's type."""
+    work = work.holding(6)
+    ends = np.stack([buffer[work.at + octet] & 1 for octet in (1, 2)])
+    work = work.past(np.where(ends[0] == 1, 2, np.where(ends[1] == 1, 3, 4)))
+    work, head = read(buffer, work, np.dtype([("control", U1), ("id", U1)]))
     standard = head["control"] == 3
-    yield At.NLPID, work.take(standard).past(3)
+    # A padding octet of zero may stand before the NLPID.
+    yield At.NLPID, work.past(np.where(head["id"] == 0, 2, 1)).take(standard)
     value = head["control"].astype(np.int64) << 8 | head["id"]
-    yield from split(work.take(~standard).past(4), value[~standard], ETHERTYPES)
+    yield from split(work.past(2).take(~standard), value[~standard], ETHERTYPES)
 
 
 def nsh(buffer: Bytes, work: Work) -> Step:

@@ -65,7 +65,8 @@ def _flag_words() -> NDArray[np.uint16]:
     bits = np.arange(256, dtype=np.uint16)
     only = (bits & (SYN | ACK)) == SYN
     both = (bits & (SYN | ACK)) == SYN | ACK
-    return bits | (only * FLAG_SYN_ONLY | both * FLAG_SYN_ACK).astype(np.uint16)
+    marked: NDArray[np.uint16] = bits | (only * FLAG_SYN_ONLY | both * FLAG_SYN_ACK).astype(np.uint16)
+    return marked
 
 
 FLAG_WORDS = _flag_words()
@@ -75,9 +76,9 @@ def ipv4(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 791. Later fragments carry no ports; they are known by (addresses, protocol, id)."""
     work, head = read(buffer, work, IPV4)
     words = (head["first"] & 15).astype(np.int64)
-    sound = ((head["first"] >> 4) == 4) & (words >= 5)
-    work, head, words = work.take(sound), head[sound], words[sound]
     stated = head["length"].astype(np.int64)
+    sound = ((head["first"] >> 4) == 4) & (words >= 5) & ((stated == 0) | (stated >= words * 4))
+    work, head, words, stated = work.take(sound), head[sound], words[sound], stated[sound]
     octets = np.where(stated == 0, np.maximum(work.wire - work.at, words * 4), stated)
     zero = np.zeros(len(octets), np.uint64)
     src, dst = head["src"].astype(np.uint64) | MAPPED, head["dst"].astype(np.uint64) | MAPPED
@@ -98,8 +99,10 @@ def ipv6(buffer: Bytes, work: Work, rows: Rows) -> Step:
     stated = head["length"].astype(np.int64)
     unsaid = (stated == 0) & np.isin(head["next"], (0, 6, 17))
     octets = np.where(unsaid, np.maximum(work.wire - work.at, 40), stated + 40)
-    halves = [head[name].astype(np.uint64) for name in ("src_hi", "src_lo", "dst_hi", "dst_lo")]
-    work = rows.add(work, *halves, head["next"], octets)
+    src, dst = (
+        (head[end + "_hi"].astype(np.uint64), head[end + "_lo"].astype(np.uint64)) for end in ("src", "dst")
+    )
+    work = rows.add(work, *src, *dst, head["next"], octets)
     inside = _bounded(work, octets).past(40)
     yield At.PROTOCOL, inside._replace(value=head["next"].astype(np.int64) | 0x100)
 
@@ -178,5 +181,3 @@ def icmp(buffer: Bytes, work: Work, rows: Rows) -> Step:
     work, head = read(buffer, work, np.dtype([("both", U2)]))
     rows.set_ports(work.row, head["both"].astype(np.uint32))
     return iter(())
-
-

@@ -67,7 +67,7 @@ def _wanted(feed: Feed, used: int, shape: Layout) -> int:
     """Octets that the record at `used` needs, 0 when even its header is not there yet."""
     if feed.filled - used < shape.header:
         return 0
-    length: int = struct.unpack_from(shape.order + "I", feed.buffer, used + 8)[0]
+    length: int = struct.unpack_from(shape.order + "I", feed.store, used + 8)[0]
     return shape.header + length
 
 

@@ -167,7 +167,9 @@ def frames(feed: Feed) -> Iterator[Frames | Stop]:
         yield Stop(feed.damage or "the last block is cut short", packets, octet)
 
 
-def _chunk(section: Section, store: bytearray, at: int, end: int) -> tuple[list[Packet], int, str | None, int]:
+def _chunk(
+    section: Section, store: bytearray, at: int, end: int
+) -> tuple[list[Packet], int, str | None, int]:
     """Packets of the whole blocks from `at`, where the next block is, what is wrong there, octets it needs.
 
     The last is -1 when there is more to take from this chunk.

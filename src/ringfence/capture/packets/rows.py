@@ -37,11 +37,18 @@ class Rows:
         return slice(start, self.count)
 
     def add(
-        self, work: Work, src_hi: U64, src_lo: U64, dst_hi: U64, dst_lo: U64, protocol: I64, octets: I64
+        self,
+        work: Work,
+        src_hi: U64,
+        src_lo: U64,
+        dst_hi: U64,
+        dst_lo: U64,
+        protocol: NDArray[Any],
+        octets: NDArray[Any],
     ) -> Work:
         """One row for each packet's IP header. The work comes back standing inside those rows."""
         place = self._room(len(work.at))
-        values = {"src_hi": src_hi, "src_lo": src_lo, "dst_hi": dst_hi, "dst_lo": dst_lo}
+        values: dict[str, Any] = {"src_hi": src_hi, "src_lo": src_lo, "dst_hi": dst_hi, "dst_lo": dst_lo}
         values |= {"protocol": protocol, "octets": octets, "packet": work.packet, "parent": work.row}
         for name, value in values.items():
             self[name][place] = value
@@ -50,6 +57,26 @@ class Rows:
         work = work._replace(row=np.arange(place.start, place.stop))
         # A packet that is too deep keeps its row and is not read on.
         return work._replace(limit=np.where(depth < DEEPEST, work.limit, work.at))
+
+    def add_plain(
+        self,
+        packet: I64,
+        src_hi: U64,
+        src_lo: U64,
+        dst_hi: U64,
+        dst_lo: U64,
+        protocol: NDArray[Any],
+        octets: NDArray[Any],
+        ports: NDArray[np.uint32],
+        flags: NDArray[np.uint16],
+    ) -> None:
+        """Finished rows of packets in no tunnel."""
+        place = self._room(len(packet))
+        values: dict[str, Any] = {"src_hi": src_hi, "src_lo": src_lo, "dst_hi": dst_hi, "dst_lo": dst_lo}
+        values |= {"packet": packet, "protocol": protocol, "octets": octets, "parent": -1}
+        values |= {"ports": ports, "flags": flags}
+        for name, value in values.items():
+            self[name][place] = value
 
     def ends(self, row: I64) -> tuple[U64, ...]:
         """The addresses of rows."""

@@ -26,7 +26,7 @@ def open_capture(name: str) -> IO[bytes]:
         raw = _opened(Path(name))
     head = _peek(raw, 4)
     if head.startswith(GZIP):
-        return gzip.GzipFile(fileobj=_whole(raw, head))
+        return io.BufferedReader(gzip.GzipFile(fileobj=_whole(raw, head)))
     if head.startswith(ZSTD):
         reader = zstandard.ZstdDecompressor().stream_reader(_whole(raw, head), read_across_frames=True)
         return io.BufferedReader(reader)
@@ -42,7 +42,9 @@ def _opened(path: Path) -> IO[bytes]:
         raise Problem("no such file", str(path), "name a capture file, or - for standard input") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Problem(f"cannot open ({reason})", str(path), "make it readable, or name another file") from None
+        raise Problem(
+            f"cannot open ({reason})", str(path), "make it readable, or name another file"
+        ) from None
 
 
 def _peek(raw: IO[bytes], size: int) -> bytes:

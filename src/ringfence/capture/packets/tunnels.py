@@ -17,7 +17,7 @@ U1, U2, U4 = "u1", ">u2", ">u4"
 UDP_TUNNELS = {
     4789: At.VXLAN,
     8472: At.VXLAN,
-    4790: At.VXLAN_GPE,
+    4790: At.VXLAN,
     6081: At.GENEVE,
     2152: At.GTP,
     3544: At.TEREDO,
@@ -45,21 +45,18 @@ def udp(buffer: Bytes, work: Work, rows: Rows) -> Step:
 
 
 def vxlan(buffer: Bytes, work: Work, rows: Rows) -> Step:
-    """RFC 7348: the I flag must be set; the group policy extension's flags may be."""
-    work, head = read(buffer, work, np.dtype([("flags", U4), ("vni", U4)]))
-    valid = (head["flags"] >> 24 & 0x0C) == 0x08
-    work = work.take(valid)
-    rows.set_kind(work.row, Kind.VXLAN, head["vni"][valid] >> 8)
-    yield At.ETHERNET, work.past(8)
+    """RFC 7348 with group policy, or the generic protocol extension on either port (draft-ietf-nvo3-vxlan-gpe).
 
-
-def vxlan_gpe(buffer: Bytes, work: Work, rows: Rows) -> Step:
-    """draft-ietf-nvo3-vxlan-gpe: the P flag says that the fourth octet names what follows."""
+    The I flag must be set. With the P flag the fourth octet names what follows; without it that is Ethernet.
+    """
     work, head = read(buffer, work, np.dtype([("flags", U4), ("vni", U4)]))
-    valid = (head["flags"] >> 24 & 0xCC) == 0x0C
+    valid = (head["flags"] >> 24 & 0x08) != 0
     work, head = work.take(valid), head[valid]
     rows.set_kind(work.row, Kind.VXLAN, head["vni"] >> 8)
-    yield from split(work.past(8), head["flags"] & 0xFF, NSH_NEXT)
+    named = ((head["flags"] >> 24 & 0x04) != 0) & ((head["flags"] & 0xFF) != 0)
+    inside = work.past(8)
+    yield At.ETHERNET, inside.take(~named)
+    yield from split(inside.take(named), head["flags"][named] & 0xFF, NSH_NEXT)
 
 
 def geneve(buffer: Bytes, work: Work, rows: Rows) -> Step:
@@ -159,9 +156,9 @@ def gre(buffer: Bytes, work: Work, rows: Rows) -> Step:
     # Source routes (RFC 1701's R flag) vary in length and are long gone; such packets end here.
     valid = ((flags & 0x4000) == 0) & ((flags & 7) <= 1)
     work, flags, types = work.take(valid), flags[valid], head["type"][valid]
-    words = ((flags & 0x8000) != 0) + ((flags & 0x2000) != 0) * 1 + ((flags & 0x1000) != 0) + ((flags & 0x80) != 0)
+    words = sum(((flags & bit) != 0).astype(np.int64) for bit in (0x8000, 0x2000, 0x1000, 0x0080))
     rows.set_kind(work.row, Kind.GRE)
-    inside = work.past(4 + 4 * words.astype(np.int64))
+    inside = work.past(4 + 4 * words)
     # ERSPAN type I has no header of its own, and no sequence number either.
     plain = (types == 0x88BE) & ((flags & 0x1000) == 0)
     yield At.ETHERNET, inside.take(plain)
