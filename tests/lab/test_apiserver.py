@@ -165,6 +165,31 @@ def test_a_forgotten_version_is_gone(lab: Lab) -> None:
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
 
 
+def test_bad_numbers_are_refused(lab: Lab) -> None:
+    for query in ("watch=1&resourceVersion=new", "watch=1&timeoutSeconds=-1", "limit=all"):
+        status, body = get(lab, f"/api/v1/pods?{query}")
+        assert (status, body["reason"]) == (400, "BadRequest")
+
+
+def test_a_kubernetes_client_reads_it(lab: Lab) -> None:
+    """lightkube, as the connector uses it: kubeconfig, pages, watch."""
+    lightkube = pytest.importorskip("lightkube")
+    from lightkube.resources.core_v1 import Pod
+
+    config = lightkube.KubeConfig.from_file(lab.kubeconfig)
+    client = lightkube.Client(config=config)
+    names = {pod.metadata.name for pod in client.list(Pod, namespace="*", chunk_size=5)}
+    assert names == {pod.name for pod in lab.pods}
+    front = lab.pod("front-end")
+    assert client.get(Pod, front.name, namespace="sock-shop").status.podIP == front.addresses[0]
+    version = _now(lab)
+    lab.label("sock-shop", front.name, looked="at")
+    for event, pod in client.watch(Pod, namespace="sock-shop", resource_version=version, server_timeout=5):
+        assert (event, pod.metadata.labels["looked"]) == ("MODIFIED", "at")
+        break
+    lab.label("sock-shop", front.name, looked=None)
+
+
 def test_a_watch_without_version_starts_with_what_is(lab: Lab) -> None:
     events = list(watch(lab, "/api/v1/nodes?watch=1&timeoutSeconds=1"))
     assert [event["object"]["metadata"]["name"] for event in events] == [node.name for node in lab.nodes]

@@ -147,11 +147,11 @@ class ApiServer:
 
     async def _watch(self, where: Target, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
         """Stream changes until `timeoutSeconds`. Without a version it starts with what exists now."""
-        _head(writer, 200, "Transfer-Encoding: chunked")
         loop = asyncio.get_running_loop()
         limit = min(_number(query, "timeoutSeconds") or LONGEST_WATCH, LONGEST_WATCH)
         deadline, select = loop.time() + limit, selector(query)
-        version = _number(query, "resourceVersion") or 0
+        version = _number(query, "resourceVersion")
+        _head(writer, 200, "Transfer-Encoding: chunked")
         if version == 0:
             version = self.store.version
             for item in self.store.items(where.kind.plural, where.namespace):
