@@ -42,7 +42,7 @@ from ringfence.model.problems import Problem
 
 COUNT_MAPS = tuple(f"{family}_{side}" for family in FAMILIES for side in SIDES)
 MAPS = (*COUNT_MAPS, "losses", "fragments", "taps", ".bss")
-_PROGRAM = "tap"
+PROGRAM = "tap"
 _VXLAN_PLACES, _GENEVE_PLACES = 4, 2
 _COARSE = 6
 """CLOCK_MONOTONIC_COARSE (linux/time.h)."""
@@ -72,9 +72,9 @@ class Counters:
 
     def open(self) -> None:
         """Adopt what is pinned, when it is of this build and these options; load afresh otherwise."""
-        content = object_bytes(_PROGRAM)
+        content = object_bytes(PROGRAM)
         build = zlib.crc32(content + repr(self._options).encode()) or 1
-        if (self._folder / _PROGRAM).exists():
+        if (self._folder / PROGRAM).exists():
             self._adopt()
             if int(self._state["build"][0]) == build:
                 self.adopted = True
@@ -155,14 +155,14 @@ class Counters:
             _configure(loaded, self._options, build)
             _load_or_explain(loaded)
             self._fds = {name: loaded.map(name) for name in MAPS}
-            self.program = loaded.program(_PROGRAM)
+            self.program = loaded.program(PROGRAM)
         finally:
             loaded.close()
         try:
             for name, fd in self._fds.items():
                 bpf.pin(fd, self._folder / _pin_name(name))
             # The program goes last: its pin says that all the others are there.
-            bpf.pin(self.program, self._folder / _PROGRAM)
+            bpf.pin(self.program, self._folder / PROGRAM)
         except OSError as error:
             unpin(self._folder)
             raise Problem("cannot pin", f"{self._folder}: {error.strerror}", "give a bpffs folder") from None
@@ -170,7 +170,7 @@ class Counters:
 
     def _adopt(self) -> None:
         self._fds = {name: bpf.pinned(self._folder / _pin_name(name)) for name in MAPS}
-        self.program = bpf.pinned(self._folder / _PROGRAM)
+        self.program = bpf.pinned(self._folder / PROGRAM)
         self._share()
 
     def _share(self) -> None:
@@ -180,7 +180,7 @@ class Counters:
 
 def unpin(folder: Path) -> None:
     """Remove every pin of a capture."""
-    for name in (_PROGRAM, *(_pin_name(name) for name in MAPS)):
+    for name in (PROGRAM, *(_pin_name(name) for name in MAPS)):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -83,25 +83,30 @@ class Capture:
             raise Problem(
                 "no privilege to capture", "this process", "run as root, or with CAP_BPF and CAP_NET_ADMIN"
             )
-        settings = self.settings
         self._notes = ["host-network conversations of this node with itself go over lo and are not seen"]
+        # What a crashed process left must survive a start that fails, e.g. for want of a compiler.
+        heir = pins.exist(Path(self.settings.pin_dir))
+        try:
+            self._start()
+        except BaseException:
+            self.stop(keep=heir)
+            raise
+
+    def _start(self) -> None:
+        settings = self.settings
         self._open_sockets()
         self._folder = pins.prepare(Path(settings.pin_dir))
-        try:
-            options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
-            counters = Counters(self._folder, options)
-            counters.open()
-            self._counters = counters
-            self._attached = Attached(self._route, counters)
-            self._attached.adopt()
-            self._rescan()
-            self._conntrack.start()
-            self._openers = Openers(settings.processes)
-            self._notes += self._openers.start()
-            self._notes += self._conntrack.notes
-        except BaseException:
-            self.stop(keep=self._counters is not None and self._counters.adopted)
-            raise
+        self._counters = Counters(
+            self._folder, Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
+        )
+        self._counters.open()
+        self._attached = Attached(self._route, self._counters)
+        self._attached.adopt()
+        self._rescan()
+        self._conntrack.start()
+        self._openers = Openers(settings.processes)
+        self._notes += self._openers.start()
+        self._notes += self._conntrack.notes
 
     def _open_sockets(self) -> None:
         settings = self.settings

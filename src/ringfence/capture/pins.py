@@ -7,7 +7,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from ringfence.capture.counters import unpin
+from ringfence.capture.counters import PROGRAM, unpin
 from ringfence.model.problems import Problem
 
 BPF_FS_MAGIC = 0xCAFE4A11
@@ -32,6 +32,11 @@ def prepare(folder: Path) -> Path:
             fix = "mount a bpffs there first (mount -t bpf bpf FOLDER), or run with CAP_SYS_ADMIN"
             raise Problem("cannot mount a bpffs", f"{folder}: {reason}", fix)
     return folder
+
+
+def exist(folder: Path) -> bool:
+    """Whether a capture is pinned there: somebody's, who crashed or is alive."""
+    return (folder / PROGRAM).exists()
 
 
 def remove(folder: Path) -> None:
