@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 VXLAN = 8472
 PORT = 8080
+HELD = "pod to pod, same node"
+"""The case whose connection stays open for a while."""
 
 
 class Case(NamedTuple):
@@ -65,7 +67,7 @@ def names(lab, family: int) -> Names:
         return next(each for each in found if (":" in each) == bool(family))
 
     one, two = lab.nodes
-    vip = {s.name: address(s.cluster_ips) for s in lab.services if s.namespace == "golden" and s.cluster_ips}
+    vip = {s.name: address(s.addresses) for s in lab.services if s.namespace == "golden" and s.addresses}
 
     def pick(node, part):
         return getattr(node, part + ("6" if family else "4"))
@@ -269,6 +271,8 @@ def made(request, watch) -> Made:
             case.where, "golden"
         )
         local = () if case.protocol == "icmp" else ("--local-port", str(ports[name]))
+        if name == HELD:
+            local += ("--hold", "2.5")
         (reports[name],) = lab.call(where, case.protocol, case.address, case.port, "--octets", "333", *local)
     world.settle()
     return Made(request.param, wanted, ports, reports, world.ask("/v1/connections")["connections"])
@@ -409,5 +413,7 @@ def test_ends_have_names(made):
 
 
 def test_the_opening_process_is_named(made):
-    legs = connection_of(made, "pod to pod, same node")["legs"]
-    assert "python" in legs[0]["process"]["exe"]
+    """A process that lives long enough for its executable to be looked up."""
+    process = connection_of(made, HELD)["legs"][0]["process"]
+    assert "python" in process["exe"]
+    assert process["pid"] > 1
