@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -30,7 +31,8 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """The cluster around the edges. `nodes` maps a node's name to its addresses, sorted; both are tuples."""
+    """The cluster around the edges. `subjects` are sorted by namespace and name; `nodes` pairs a node's name
+    with its addresses."""
 
     subjects: tuple[Subject, ...] = ()
     services: tuple[Service, ...] = ()
@@ -98,11 +100,17 @@ def backing(service: Service, facts: Facts) -> list[Subject]:
     wanted = set(service.selector)
     if not wanted:
         return []
+    first = bisect_left(facts.subjects, service.namespace, key=_namespace)
+    last = bisect_right(facts.subjects, service.namespace, lo=first, key=_namespace)
     return [
         subject
-        for subject in facts.subjects
-        if subject.namespace == service.namespace and any(wanted <= set(labels) for labels in subject.pods)
+        for subject in facts.subjects[first:last]
+        if any(wanted <= set(labels) for labels in subject.pods)
     ]
+
+
+def _namespace(subject: Subject) -> str:
+    return subject.namespace
 
 
 def target_ports(service: Service, subject: Subject) -> list[tuple[str, int, int]]:

@@ -7,7 +7,7 @@ workloads apart, keys that must be absent are added; where nothing does, the wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import msgspec
@@ -65,23 +65,30 @@ def selections(subjects: Sequence[Subject]) -> dict[tuple[str, str], Selection |
             spaces.setdefault(subject.namespace, []).append(subject)
     found: dict[tuple[str, str], Selection | None] = {}
     for namespace, members in spaces.items():
-        chosen = {member.name: _choose(member, members) for member in members}
+        pods = [(member.name, dict(labels)) for member in members for labels in member.pods]
+        chosen = {member.name: _choose(member, pods) for member in members}
         for name, group in _groups(chosen, members).items():
             found[namespace, name] = group
     return found
 
 
-def _choose(subject: Subject, members: Sequence[Subject]) -> Selector | None:
-    """The selector that matches the subject's pods and as few others as can be."""
+def _choose(subject: Subject, pods: Sequence[tuple[str, dict[str, str]]]) -> Selector | None:
+    """The selector that matches the subject's pods and as few others as can be.
+
+    `pods` are the label sets of every workload of the namespace, with its name.
+    """
     usable = _stable(subject)
     if not usable:
         return None
-    others = [labels for member in members if member.name != subject.name for labels in member.pods]
-    rivals = [dict(labels) for labels in others]
-    best = _fewest(usable, rivals)
-    left = [rival for rival in rivals if all(rival.get(k) == v for k, v in best)]
-    absent = _absent(subject, left)
-    return Selector(best, absent)
+    identity = _identity(usable)
+    # Every selector tried carries the identity, so whoever lacks it is out already.
+    rivals = [held for name, held in pods if name != subject.name and _carries(held, identity)]
+    best = _fewest(usable, identity, rivals)
+    return Selector(best, _absent(subject, [rival for rival in rivals if _carries(rival, best)]))
+
+
+def _carries(held: dict[str, str], wanted: Labels) -> bool:
+    return all(held.get(key) == value for key, value in wanted)
 
 
 def _stable(subject: Subject) -> Labels:
@@ -94,9 +101,8 @@ def _stable(subject: Subject) -> Labels:
     return tuple(sorted(named))[:1]
 
 
-def _fewest(usable: Labels, rivals: Sequence[dict[str, str]]) -> Labels:
+def _fewest(usable: Labels, identity: Labels, rivals: Sequence[dict[str, str]]) -> Labels:
     """The identity labels and the fewest others that leave the fewest rivals matched."""
-    identity = _identity(usable)
     others = sorted((pair for pair in usable if pair not in identity), key=_rank)
     matched = _matched(usable, rivals)
     for size in range(min(len(others), MOST_TRIED) + 1):
@@ -113,9 +119,8 @@ def _identity(usable: Labels) -> Labels:
     return tuple(sorted(held, key=lambda pair: IDENTITY.index(pair[0])))[:1]
 
 
-def _matched(labels: Iterable[tuple[str, str]], rivals: Sequence[dict[str, str]]) -> int:
-    wanted = tuple(labels)
-    return sum(all(rival.get(key) == value for key, value in wanted) for rival in rivals)
+def _matched(labels: Labels, rivals: Sequence[dict[str, str]]) -> int:
+    return sum(_carries(rival, labels) for rival in rivals)
 
 
 def _rank(pair: tuple[str, str]) -> tuple[bool, int, str, str]:
