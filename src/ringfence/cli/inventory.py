@@ -122,8 +122,12 @@ def _offline(path: str, kind: str | None) -> tuple[list[Row], Iterable[object]]:
 def _plain(row: Row) -> Row:
     """The row as people expect it: pairs as mappings, no made-up UID."""
     from ringfence.kube.decode import UNBORN
+    from ringfence.model.objects import KINDS
 
     plain = dict(row)
+    if plain["kind"] not in KINDS:
+        # A workload's own kind (Deployment, ...) has the field's name too.
+        plain = {**plain, "kind": "Workload", "owner": plain["kind"]}
     for name in MAPPINGS:
         if isinstance(plain.get(name), list | tuple):
             plain[name] = dict(plain[name])

@@ -32,10 +32,11 @@ class Shaped(NamedTuple):
 def shape(source: bytes | msgspec.Raw | dict[str, Any], kind: type[T], where: str) -> Shaped:
     """`source` (JSON bytes or plain dicts) as `kind`. Never raises for what the source holds."""
     try:
-        return Shaped(_typed(source, kind))
-    except msgspec.ValidationError:
-        plain = source if isinstance(source, dict) else msgspec.json.decode(source)
-        return _salvage(plain, kind, where)
+        try:
+            return Shaped(_typed(source, kind))
+        except msgspec.ValidationError:
+            plain = source if isinstance(source, dict) else msgspec.json.decode(source)
+            return _salvage(plain, kind, where)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Shaped(None, (Problem(f"not JSON ({error})", where, "fix the document"),))
 
