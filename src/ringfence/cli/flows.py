@@ -1,0 +1,117 @@
+"""`ringfence flows`: flows of captures on disk (`read`), and of a server (`list`, `show`)."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ringfence.cli.flows_online import add_to
+from ringfence.cli.output import Output
+
+if TYPE_CHECKING:
+    from ringfence.cli.offline import Answer
+    from ringfence.model.flows import Flow
+
+app = typer.Typer(no_args_is_help=True, help="Flows: of captures on disk, or kept by a server.")
+
+
+class Format(StrEnum):
+    """Formats of the contract. Those not built yet are refused by name."""
+
+    auto = "auto"
+    pcap = "pcap"
+    zeek = "zeek"
+    hubble = "hubble"
+    calico = "calico"
+    netobserv = "netobserv"
+    vpc = "vpc"
+    ipfix = "ipfix"
+    ringfence = "ringfence"
+
+
+class SortBy(StrEnum):
+    """What comes first. `octets` and `packets` add both sides up, largest first."""
+
+    start = "start"
+    octets = "octets"
+    packets = "packets"
+
+
+@app.callback()
+def group() -> None:
+    """Flows: of captures on disk, or kept by a server."""
+
+
+@app.command()
+def read(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Captures: pcap or pcapng, plain, gzip or zstd; or -."),
+    ],
+    format: Annotated[
+        Format, typer.Option(help="What the files are; auto looks at how they begin.")
+    ] = Format.auto,
+    inventory: Annotated[
+        str | None,
+        typer.Option(help="Folder or file of manifests, or a `kubectl get -o json` dump: adds names."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most flows to show, of all files together.", min=1)
+    ] = None,
+    sort: Annotated[SortBy, typer.Option(help="Order within a file.")] = SortBy.start,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.table,
+) -> None:
+    """Read captures and show their flows, both directions together, tunnels beside what they carry.
+
+    Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
+    on standard error, and the exit code is 2.
+
+    Example: `ringfence flows read capture.pcap --inventory k8s/ -o jsonl`
+    """
+    from ringfence.cli.offline import read_files
+    from ringfence.model.problems import Problem
+
+    if format not in (Format.auto, Format.pcap):
+        raise Problem("not built yet", f"--format {format.value}", "give a pcap or pcapng file")
+    answer = read_files(files, inventory, sort.value, limit)
+    for note in answer.notes:
+        print(f"note: {note}", file=sys.stderr)
+    _print(answer, output)
+    sys.stdout.flush()
+    for problem in answer.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if answer.problems:
+        raise typer.Exit(2)
+
+
+COLUMNS = ("start", "leg", "consumer", "provider", "protocol", "packets", "octets", "direction", "flow id")
+
+
+def _print(answer: Answer, output: Output) -> None:
+    from ringfence.cli.output import emit, emit_table
+
+    if output is not Output.table:
+        emit(answer.flows, output)
+        return
+    emit_table(None, COLUMNS, map(_row, answer.flows))
+    rest = f"; {answer.left_out} more beyond --limit" if answer.left_out else ""
+    print(f"\n{len(answer.flows)} flows of {answer.frames} packets{rest}")
+
+
+def _row(flow: Flow) -> tuple[Any, ...]:
+    import msgspec
+
+    from ringfence.cli.flows_online import who
+
+    consumer, provider = msgspec.to_builtins(flow.consumer), msgspec.to_builtins(flow.provider)
+    protocol = flow.protocol if flow.tunnel is None else f"{flow.protocol} {flow.tunnel}"
+    packets = f"{flow.consumer_packets}/{flow.provider_packets}"
+    octets = f"{flow.consumer_octets}/{flow.provider_octets}"
+    ends = who(consumer), who(provider)
+    return flow.start, flow.leg, *ends, protocol, packets, octets, flow.direction, flow.flow_id
+
+
+add_to(app)

@@ -1,0 +1,129 @@
+"""Flows of captures on disk, with names where manifests give them. The work behind `flows read`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.capture.packets.read import Reading, read_capture
+from ringfence.flows.captured import Captured
+from ringfence.flows.categories import categories
+from ringfence.flows.link import Legs, link
+from ringfence.flows.present import present
+from ringfence.inventory.inventory import Inventory
+from ringfence.inventory.services import is_probe
+from ringfence.model.columns import TRANSLATION, Table, structured
+from ringfence.model.endpoints import Endpoint
+from ringfence.model.flows import Flow
+from ringfence.model.problems import Problem
+
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+CLUSTER = ""
+"""Manifests do not say which cluster they are of; the name never leaves this file."""
+
+
+class Answer(NamedTuple):
+    """Flows of all files, what could not be read (exit code 2), and what is worth knowing besides."""
+
+    flows: list[Flow]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    frames: int
+    left_out: int
+    """Flows beyond the limit."""
+
+
+class Names(NamedTuple):
+    """Endpoint versions of both ends of each row, and which rows are kubelets' probes."""
+
+    consumer: I32
+    provider: I32
+    endpoints: Sequence[Endpoint]
+    probe: NDArray[np.bool_]
+
+
+Naming = Callable[[Table], Names]
+
+
+def read_files(files: Sequence[str], manifests: str | None, sort: str, limit: int | None) -> Answer:
+    """Read every file as far as it goes. Raises Problem only when `manifests` cannot be read at all."""
+    naming, problems, notes = _naming(manifests)
+    flows: list[Flow] = []
+    frames = left_out = 0
+    for name in files:
+        try:
+            reading = read_capture(name)
+        except Problem as problem:
+            problems.append(problem)
+            continue
+        rows, legs = _linked(reading.captured)
+        chosen = _chosen(rows, sort)[: None if limit is None else max(0, limit - len(flows))]
+        flows += _shown(rows, legs, naming(rows), chosen)
+        frames, left_out = frames + reading.frames, left_out + len(rows) - len(chosen)
+        notes += _remarks(reading, name)
+        problems += [reading.problem] if reading.problem else []
+    return Answer(flows, tuple(problems), tuple(notes), frames, left_out)
+
+
+def _remarks(reading: Reading, name: str) -> list[str]:
+    return [
+        f"{name}: {count} packets of link type {kind} passed over; it is not one that is read"
+        for kind, count in sorted(reading.foreign.items())
+    ]
+
+
+def _linked(captured: Captured) -> tuple[Table, Legs]:
+    """Tunnels tied to what they carry; a capture holds no translations."""
+    return link(captured.flows, structured(TRANSLATION, 0), captured.nested)
+
+
+def _chosen(flows: Table, sort: str) -> I64:
+    if sort == "start":
+        return np.argsort(flows["first"], kind="stable")
+    total = flows[f"consumer_{sort}"].astype(np.int64) + flows[f"provider_{sort}"].astype(np.int64)
+    return np.argsort(-total, kind="stable")
+
+
+def _shown(flows: Table, legs: Legs, names: Names, chosen: I64) -> list[Flow]:
+    """The contract's values of the chosen rows, in that order."""
+    kinds = categories(flows, legs, names.consumer, names.provider, names.endpoints, names.probe)
+    consumers = [names.endpoints[version] for version in names.consumer[chosen].tolist()]
+    providers = [names.endpoints[version] for version in names.provider[chosen].tolist()]
+    picked = Legs._make(column[chosen] for column in legs)
+    nobody, nowhere = [None] * len(chosen), [()] * len(chosen)
+    labels = [kinds[row] for row in chosen.tolist()]
+    return list(present(flows[chosen], picked, consumers, providers, labels, nowhere, nobody))
+
+
+def _naming(manifests: str | None) -> tuple[Naming, list[Problem], list[str]]:
+    """How rows get their names, and what was wrong with the manifests."""
+    if manifests is None:
+        return _nameless, [], []
+    from ringfence.kube.manifests import load
+
+    read = load(manifests)
+    inventory = Inventory()
+    inventory.add_objects(CLUSTER, read.objects)
+    return (lambda flows: _named(inventory, flows)), list(read.problems), list(read.notes)
+
+
+def _nameless(flows: Table) -> Names:
+    """Without manifests nothing is known of any address, not even that it is outside."""
+    nobody = np.zeros(len(flows), np.int32)
+    return Names(nobody, nobody, [Endpoint("unresolved")], np.zeros(len(flows), np.bool_))
+
+
+def _named(inventory: Inventory, flows: Table) -> Names:
+    consumer, provider = (
+        inventory.resolve(CLUSTER, flows[f"{end}_hi"], flows[f"{end}_lo"], flows["first"])
+        for end in ("consumer", "provider")
+    )
+    probe = is_probe(inventory, CLUSTER, consumer, provider, flows["protocol"], flows["provider_port"])
+    endpoints = [msgspec.structs.replace(endpoint, cluster=None) for endpoint in inventory.endpoints]
+    return Names(consumer, provider, endpoints, probe)
