@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ringfence.flows.fold import CONVERSATION, Place, fold
 from ringfence.model.addresses import pack
 from ringfence.model.columns import (
+    FLAG_ICMP_CONTROL,
+    FLAG_ICMP_OTHER,
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
     TAP_COUNT,
@@ -143,6 +145,16 @@ def test_icmp_types_of_one_pair_add_up():
         count(POD1, 1, (P1, 0), (P2, 3 << 8), 2, first=9, protocol=1),
     ).sightings
     assert rows["consumer_packets"].tolist() == [5]
+
+
+def test_neighbour_discovery_is_told_from_a_ping():
+    ends = ("fd00::5", 0), ("fd00::6", 135 << 8)
+    only = folded(count(POD1, 1, *ends, protocol=58)).sightings
+    assert only["consumer_flags"][0] == FLAG_ICMP_CONTROL
+    both = folded(
+        count(POD1, 1, *ends, protocol=58), count(POD1, 1, ("fd00::5", 0), ("fd00::6", 128 << 8), protocol=58)
+    ).sightings
+    assert both["consumer_flags"][0] == FLAG_ICMP_CONTROL | FLAG_ICMP_OTHER
 
 
 def test_roles_on_the_uplink():

@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.link import Legs
-from ringfence.model.columns import Kind, Leg, Table
+from ringfence.model.columns import FLAG_ICMP_CONTROL, Kind, Leg, Table
 from ringfence.model.endpoints import Endpoint
+from ringfence.model.protocols import ICMPV6
 
 I32 = NDArray[np.int32]
 
+LINK_CONTROL = "link-control"
+"""Category of ICMPv6's own housekeeping; discovery leaves it out."""
 PARTY = {
     "pod": "pod",
     "node": "node",
@@ -49,7 +52,15 @@ def categories(
         _category(endpoints[a], endpoints[b], endpoints[c], bool(translated), bool(probed))
         for a, b, c, translated, probed in distinct.tolist()
     ]
-    return [names[i] for i in inverse.ravel().tolist()]
+    of_row = np.array(names, dtype=object)[inverse.ravel()]
+    of_row[is_link_control(flows)] = LINK_CONTROL
+    return list(of_row)
+
+
+def is_link_control(flows: Table) -> NDArray[np.bool_]:
+    """Rows that only keep a link going (neighbour discovery, multicast listeners): no policy speaks of them."""
+    seen = flows["consumer_flags"] | flows["provider_flags"]
+    return np.asarray((flows["protocol"] == ICMPV6) & (seen == FLAG_ICMP_CONTROL), np.bool_)
 
 
 def _category(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from ringfence.flows.keys import hash_words, is_reversed, ports_are_nobodys, tuple_hash
 from ringfence.model.columns import (
+    FLAG_ICMP_CONTROL,
+    FLAG_ICMP_OTHER,
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
     MAX_TAPS,
@@ -36,6 +38,9 @@ FIN_OR_RST = 0x05
 ASKS = ((ICMP, (8, 10, 13, 15, 17)), (ICMPV6, (128, 133, 135, 139)))
 """ICMP types only an asker sends (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
 ANSWERS = ((ICMP, (0, 9, 14, 16, 18)), (ICMPV6, (129, 134, 136, 140)))
+
+LINK_CONTROL = (130, 131, 132, 133, 134, 135, 136, 137, 143)
+"""ICMPv6 types that only keep a link going: multicast listener (RFC 2710, 3810) and neighbour discovery (RFC 4861)."""
 
 CONVERSATION = np.dtype(
     [
@@ -211,6 +216,7 @@ def _canonical(counts: Table) -> Table:
     for side, end in (("consumer", "src"), ("provider", "dst")):
         for part in ("hi", "lo", "port"):
             rows[f"{side}_{part}"] = counts[f"{end}_{part}"]
+    rows["flags"] = _icmp_flags(rows)
     rows["from_low"] = ~is_reversed(rows)
     rows["key"] = conversation_key(rows)
     for part in ("hi", "lo", "port"):
@@ -219,6 +225,15 @@ def _canonical(counts: Table) -> Table:
         rows["consumer_" + part] = np.where(swap, high, low)
         rows["provider_" + part] = np.where(swap, low, high)
     return rows
+
+
+def _icmp_flags(rows: Table) -> NDArray[np.uint16]:
+    """The flags column, with what kind of messages ICMP rows were: one pair of hosts may send several."""
+    kind = rows["provider_port"] >> 8
+    control = (rows["protocol"] == ICMPV6) & np.isin(kind, LINK_CONTROL)
+    icmp = control | np.isin(rows["protocol"], (ICMP, ICMPV6))
+    flags = np.where(control, FLAG_ICMP_CONTROL, FLAG_ICMP_OTHER)
+    return np.where(icmp, flags, rows["flags"]).astype(np.uint16)
 
 
 def conversation_key(table: Table) -> U64:

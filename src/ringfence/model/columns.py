@@ -95,6 +95,11 @@ FLAG_SYN_ONLY = 0x100
 FLAG_SYN_ACK = 0x200
 """In `*_flags`: this side sent a SYN with ACK."""
 
+FLAG_ICMP_CONTROL = 0x01
+"""In `*_flags` of ICMPv6 rows: neighbour discovery or multicast listener messages were seen (RFC 4861, RFC 3810)."""
+FLAG_ICMP_OTHER = 0x02
+"""In `*_flags` of ICMP and ICMPv6 rows: any other message was seen."""
+
 # A 5-tuple, oriented. For protocols without ports, ports are 0; for ICMP and ICMPv6 `consumer_port` is 0
 # and `provider_port` is the asker's type << 8 | code.
 TUPLE = [
