@@ -158,6 +158,18 @@ def test_an_address_is_used_again(lab: Lab, entries: Entries) -> None:
     assert second.netns not in kernel.namespaces(lab.state.settings.prefix())
 
 
+def test_a_failed_addition_leaves_nothing(lab: Lab) -> None:
+    before, spaces = lab.pods, kernel.namespaces(lab.state.settings.prefix())
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "new", "namespace": "toolbox"}}
+    pod["spec"] = {"containers": [{"name": "a", "image": "a"}]}  # type: ignore[assignment]
+    for bad in (pod, {**pod, "metadata": {"name": "../x"}}, {**pod, "metadata": {"name": "y"}, "spec": {}}):
+        with pytest.raises(Problem):
+            lab.add(pod, bad)
+        lab.refresh()
+        assert lab.pods == before
+        assert kernel.namespaces(lab.state.settings.prefix()) == spaces
+
+
 def test_services_follow_labels(lab: Lab) -> None:
     pod = lab.add_pod("toolbox", "worker", ports=(8000,), labels={"app": "worker"})
     ports = [{"port": 80, "targetPort": 8000}]

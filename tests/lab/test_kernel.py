@@ -141,9 +141,12 @@ def test_bad_manifests_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path) -> None:
-    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a}]}\n---\n"
-    (tmp_path / "twice.yaml").write_text(pod * 2)
-    with pytest.raises(Problem, match="pod exists already"):
+    text = "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a}]}\n---\n"
+    for name in "ab":
+        text += f"kind: Service\nmetadata: {{name: {name}}}\n"
+        text += "spec: {type: NodePort, ports: [{port: 80, nodePort: 31999}]}\n---\n"
+    (tmp_path / "clash.yaml").write_text(text)
+    with pytest.raises(Problem, match="31999 is taken by service default/a: default/b"):
         cluster.up(LabSettings(name=NAME, manifests=str(tmp_path)))
     assert leftovers(NAME) == []
 

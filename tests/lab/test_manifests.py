@@ -16,7 +16,9 @@ spec: {containers: [{name: a, image: a}]}
 
 
 def test_lists_are_taken_apart_and_other_kinds_left_out(tmp_path: Path) -> None:
-    items = "".join("\n- " + GOOD.strip().replace("\n", "\n  ") for _ in range(2))
+    items = "".join(
+        "\n- " + GOOD.strip().replace("\n", "\n  ").replace("name: a", f"name: {n}") for n in "abb"
+    )
     (tmp_path / "a.yaml").write_text(
         f"kind: List\napiVersion: v1\nitems:{items}\n---\n---\nkind: ConfigMap\nmetadata: {{name: x}}\n"
     )

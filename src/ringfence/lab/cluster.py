@@ -231,10 +231,14 @@ def up(settings: LabSettings | None = None) -> Lab:
         # Bad manifests are refused here, before anything is made; the supervisor reads them again.
         manifests.read(Path(settings.manifests))
         settings = msgspec.structs.replace(settings, manifests=str(Path(settings.manifests).resolve()))
-    folder = settings.folder()
-    if folder.exists() or kernel.namespaces(settings.prefix()):
-        raise Problem("a lab of that name is up", settings.name, f"ringfence lab down --name {settings.name}")
-    folder.mkdir(parents=True, mode=0o700)
+    folder, fix = settings.folder(), f"ringfence lab down --name {settings.name}"
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise Problem("a lab of that name is up", settings.name, fix) from None
+    if kernel.namespaces(settings.prefix()):
+        folder.rmdir()
+        raise Problem("a lab of that name is up", settings.name, fix)
     try:
         _start(settings)
         return connect(settings.name)

@@ -280,7 +280,23 @@ class ControlPlane:
             port.setdefault("targetPort", port["port"])
             if outside:
                 port.setdefault("nodePort", 31000 + self._next_service * 10 + number)
+        self._refuse_clash(item)
         self.store.put(item)
+
+    def _refuse_clash(self, item: Object) -> None:
+        """One node port or ClusterIP leads to one service."""
+        spec = item["spec"]
+        wanted = {port["nodePort"] for port in spec.get("ports") or () if "nodePort" in port}
+        wanted |= set(spec.get("clusterIPs", ())) - {"None"}
+        for other in self.store.items("services"):
+            taken = {port.get("nodePort") for port in other["spec"].get("ports") or ()}
+            taken |= set(other["spec"].get("clusterIPs", ()))
+            if wanted & taken and key_of(other) != key_of(item):
+                clash = ", ".join(str(one) for one in sorted(wanted & taken, key=str))
+                where = "/".join(key_of(item))
+                raise Problem(
+                    f"{clash} is taken by service {'/'.join(key_of(other))}", where, "choose another"
+                )
 
     def sync_slices(self, now: str) -> None:
         """Write the EndpointSlices that follow from the pods as they are; takes back those of no service."""

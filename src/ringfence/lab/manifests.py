@@ -21,7 +21,10 @@ RUN = (*WORKLOADS, "Namespace", "Service", "NetworkPolicy", "CronJob")
 
 
 def read(path: Path) -> list[Document]:
-    """Every document the lab runs, in the order of file names. Lists are taken apart."""
+    """Every document the lab runs, in the order of file names. Lists are taken apart.
+
+    Of several documents for one object the last counts, as when they are applied one after another.
+    """
     if not path.exists():
         raise Problem("no such manifests", str(path), "name a folder or file of Kubernetes YAML")
     files = (
@@ -29,12 +32,18 @@ def read(path: Path) -> list[Document]:
         if path.is_dir()
         else [path]
     )
-    found = [document for file in files for document in _documents(file)]
+    last = {_identity(document): document for file in files for document in _documents(file)}
+    found = list(last.values())
     if not any(document["kind"] in WORKLOADS for document in found):
         raise Problem(
             "nothing to run", str(path), f"put at least one {', '.join(WORKLOADS[:-1])} or Pod there"
         )
     return found
+
+
+def _identity(document: Document) -> tuple[str, str, str]:
+    meta = document["metadata"]
+    return document["kind"], meta.get("namespace") or "default", meta["name"]
 
 
 def _documents(file: Path) -> Iterator[Document]:

@@ -69,6 +69,10 @@ class NodePlan(msgspec.Struct, frozen=True):
     tunnel4: str
     tunnel6: str | None
 
+    def path(self) -> str:
+        """The network namespace's file."""
+        return f"/run/netns/{self.netns}"
+
     def pod_addresses(self, host: int) -> tuple[str, ...]:
         """The addresses of the pod with host number `host` (2-254) on this node, IPv4 first."""
         first = (f"10.244.{self.index}.{host}",)

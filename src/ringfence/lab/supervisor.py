@@ -278,9 +278,15 @@ class Supervisor:
         """Run more documents: pods, workloads, services."""
         for number, document in enumerate(documents, 1):
             manifests.check(document, f"document {number}")
-        pods = self.control.apply(documents, now())
-        self._build_pods(pods)
-        await self._start_pods(pods)
+        before = set(self.control.pods)
+        try:
+            pods = self.control.apply(documents, now())
+            self._build_pods(pods)
+            await self._start_pods(pods)
+        except Exception:
+            for key in set(self.control.pods) - before:
+                await self.delete_pod(*key)
+            raise
         self._changed()
 
     async def delete_pod(self, namespace: str, name: str) -> None:
@@ -290,8 +296,9 @@ class Supervisor:
             kernel.end({pod.pid})
         kernel.end(kernel.cgroup_processes(pod.cgroup))
         kernel.remove_cgroups(str(Path(pod.cgroup).parent))
-        if not pod.host_network:
-            kernel.ip_batch(self.control.node(pod.node).netns, [f"link del {pod.veth}"])
+        if pod.netns in kernel.namespaces(pod.netns) and not pod.host_network:
+            # The link goes at once; the namespace itself only when its last process has.
+            kernel.ip_batch(pod.netns, ["link del eth0"])
             kernel.ip_batch(None, [f"netns del {pod.netns}"])
         self.control.remove((namespace, name))
         self._changed()
