@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from ringfence.cli.map import party
 from ringfence.cli.output import emit_table
+from ringfence.cli.proposals import QUESTION, file_of, question, write
 from ringfence.flows.golden import GOLDEN, Golden, golden_of
-from ringfence.model.edges import Edge, Party
+from ringfence.model.edges import Edge
 
 Ask = Callable[[str, dict[str, str]], Any]
 """GET a path of the API with parameters."""
@@ -76,15 +78,18 @@ def _why_none(golden: Golden, overlay: str) -> str:
     return "none seen in this window"
 
 
-def write_policies(folder: Path, policies: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def write_policies(folder: Path, policies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write each proposed policy to `folder`; returns what was written where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for policy in policies:
-        file = folder / f"{policy['namespace']}-{policy['name']}.yaml"
-        file.write_text(policy["yaml"])
-        written.append({"namespace": policy["namespace"], "workload": policy["workload"], "file": str(file)})
-    return written
+    write(policies, folder)
+    return [
+        {
+            "namespace": policy["namespace"],
+            "workload": policy["workload"],
+            "rules": policy["rules"],
+            "file": str(folder / file_of(policy)),
+        }
+        for policy in policies
+    ]
 
 
 def show(report: Report) -> None:
@@ -93,13 +98,13 @@ def show(report: Report) -> None:
     _show_categories(report)
     emit_table(
         "\nProposed policies (nothing is enforced)",
-        ("namespace", "workload", "file"),
-        ((each["namespace"], each["workload"], each["file"]) for each in report.policies),
+        ("namespace", "workload", "rules", "file"),
+        ((each["namespace"], each["workload"], each["rules"], each["file"]) for each in report.policies),
     )
     emit_table(
         "\nUnresolved: decide",
-        ("what", "who", "why"),
-        (_unresolved_row(each) for each in report.unresolved),
+        QUESTION[:-1],
+        (question(each)[:-1] for each in report.unresolved),
     )
     emit_table(
         "\nAgents and completeness",
@@ -126,13 +131,6 @@ def _show_edges(edges: list[Any]) -> None:
             for edge in typed
         ),
     )
-
-
-def party(side: Party) -> str:
-    """`namespace/Kind/name`, or the address of a party that has no name."""
-    if side.workload and side.namespace:
-        return f"{side.namespace}/{side.workload}"
-    return side.workload or (f"{side.kind} {side.address}" if side.address else side.kind)
 
 
 def _show_categories(report: Report) -> None:
@@ -164,12 +162,9 @@ def _end(end: dict[str, Any]) -> str:
     return address if end["port"] is None else f"{address}:{end['port']}"
 
 
-def _unresolved_row(item: dict[str, Any]) -> tuple[Any, ...]:
-    who = item.get("workload") or item.get("address") or item.get("party")
-    return item.get("kind") or item.get("what"), who, item.get("reason") or item.get("why")
-
-
 def _agent_rows(report: Report) -> Iterable[tuple[Any, ...]]:
-    for node in report.completeness.get("nodes", []):
-        lost = ", ".join(f"{loss['stage']} {loss}" for loss in node.get("losses", [])) or "nothing"
+    for node in report.completeness["nodes"]:
+        lost = (
+            ", ".join(f"{loss['stage']}: {loss['packets']} packets" for loss in node["losses"]) or "nothing"
+        )
         yield node["node"], f"{node['windows_closed']} of {node['windows_expected']}", lost

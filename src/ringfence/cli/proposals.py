@@ -133,8 +133,8 @@ def _table(answer: Mapping[str, Any], out: Path | None) -> None:
         typer.echo()
         emit_table(
             f"unresolved: {len(asked)} to decide",
-            ("namespace", "workload", "direction", "peer", "port", "until then", "why", "decide"),
-            [_question(item) for item in asked[:MOST_QUESTIONS]],
+            QUESTION,
+            [question(item) for item in asked[:MOST_QUESTIONS]],
         )
     if len(asked) > MOST_QUESTIONS:
         typer.echo(f"and {len(asked) - MOST_QUESTIONS} more: -o json lists all")
@@ -151,7 +151,11 @@ def _row(policy: Mapping[str, Any], out: Path | None) -> tuple[str, ...]:
     return policy["namespace"], ", ".join(policy["workloads"]), str(policy["rules"]), evidence, file
 
 
-def _question(item: Mapping[str, Any]) -> tuple[str, ...]:
+QUESTION = ("namespace", "workload", "direction", "peer", "port", "until then", "why", "decide")
+
+
+def question(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """One unresolved item as the cells of QUESTION."""
     peer = item["peer"]
     named = "/".join(part for part in (peer["namespace"], peer["workload"]) if part)
     port = item["protocol"] + (f" {item['port']}" if item["port"] is not None else "")

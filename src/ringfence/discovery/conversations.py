@@ -11,6 +11,8 @@ from ringfence.model.edges import Edge, Party
 from ringfence.model.policies import Evidence
 
 EXAMPLES = 5
+LEFT_OUT = frozenset({"probe", "link-control"})
+"""Categories no policy needs to speak of: a pod's own node is always let in, and a link's housekeeping is not policed."""
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -27,10 +29,10 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 def conversations(edges: Iterable[Edge], facts: Facts) -> list[Conversation]:
-    """One conversation per (consumer, provider, protocol, port), sorted; probes are left out."""
+    """One conversation per (consumer, provider, protocol, port), sorted; LEFT_OUT is left out."""
     merged: dict[tuple[object, ...], Conversation] = {}
     for edge in edges:
-        if edge.category == "probe":
+        if edge.category in LEFT_OUT:
             continue
         for one in _served(edge, facts):
             key = (who(one.consumer), who(one.provider), one.protocol, one.port or -1)
