@@ -163,11 +163,18 @@ def _addresses(row: Row) -> list[str]:
 
 
 def _print(rows: list[Row], output: Output) -> None:
+    rows = sorted(rows, key=_order)
     if output is not Output.table:
         emit(rows, output)
         return
     columns = ("KIND", "NAMESPACE", "NAME", "WORKLOAD", "NODE", "ADDRESSES", "LABELS")
     emit_table(None, columns, [_cells(row) for row in rows])
+
+
+def _order(row: Row) -> tuple[str, ...]:
+    """By kind as a person reads a cluster, from the widest to the narrowest, then by name."""
+    kinds = ("Namespace", "Node", "Service", "EndpointSlice", "Workload", "Pod")
+    return str(kinds.index(row["kind"])), *(str(row.get(f) or "") for f in ("cluster", "namespace", "name"))
 
 
 def _cells(row: Row) -> tuple[object, ...]:

@@ -54,8 +54,6 @@ class ConnectorSettings(msgspec.Struct, frozen=True):
     """The Kubernetes API's URL."""
     token_file: str | None = None
     """File with a bearer token for `api`."""
-    report: float = 60.0
-    """Seconds between lines that say how following goes, while something is wrong."""
 
 
 async def run_connector(
@@ -72,7 +70,7 @@ async def run_connector(
         jobs = [
             asyncio.ensure_future(follower.run()),
             asyncio.ensure_future(_tell(settings.cluster, queue, server)),
-            asyncio.ensure_future(_report(follower, settings.report)),
+            asyncio.ensure_future(_report(follower)),
             asyncio.ensure_future(stop.wait()),
         ]
         try:
@@ -185,17 +183,17 @@ async def _post(server: httpx.AsyncClient, body: bytes) -> tuple[int, str]:
     return response.status_code, f"{response.status_code} {response.text[:200]}"
 
 
-async def _report(follower: Follower, seconds: float) -> None:
-    """Say how each kind goes when that changes, and now and then while something is wrong."""
+async def _report(follower: Follower) -> None:
+    """Say how each kind goes when that changes, and what was left out of objects, once each."""
     told: dict[str, State] = {}
     while True:
         for kind, state in follower.states.items():
             if told.get(kind) != state and state.name != "starting":
-                level = logging.INFO if state.name == "current" else logging.WARNING
+                level = logging.INFO if state.name in ("current", "absent") else logging.WARNING
                 log.log(level, "%s: %s%s", kind, state.name, f": {state.detail}" if state.detail else "")
         for text, count in list(follower.problems.items()):
             if f"problem {text}" not in told:
                 told[f"problem {text}"] = State(str(count))
                 log.warning("left out: %s", text)
         told |= follower.states
-        await asyncio.sleep(min(seconds, 1.0))
+        await asyncio.sleep(1.0)
