@@ -78,7 +78,7 @@ class Ingest:
         self._segment = 0
         self._stuck: Segment | None = None
         self._store = ""
-        self._thread = threading.Thread(target=self._loop, name="ingest")
+        self._thread = threading.Thread(target=self._loop, name="ingest", daemon=True)
         self._stopping = threading.Event()
 
     @property

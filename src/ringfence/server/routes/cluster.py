@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, QueryParameter
 
 from ringfence import __version__
 from ringfence.flows.present import rfc3339
@@ -26,13 +27,13 @@ class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @get("/v1/health", opt={"roles": ()}, sync_to_thread=False)
-def health(service: Service) -> dict[str, Any]:
+def health(service: NamedDependency[Service]) -> dict[str, Any]:
     """Whether the server takes batches; the one route without a token."""
     return {"status": "failing" if service.ingest.failing else "ok", "version": __version__}
 
 
 @get("/v1/agents", sync_to_thread=True)
-def agents(service: Service) -> dict[str, Any]:
+def agents(service: NamedDependency[Service]) -> dict[str, Any]:
     """Every agent's last word."""
     states = sorted(service.agents().values(), key=lambda state: (state.cluster, state.node))
     rows = [
@@ -46,10 +47,10 @@ def agents(service: Service) -> dict[str, Any]:
 
 @get("/v1/inventory", sync_to_thread=True)
 def inventory(
-    service: Service,
-    kind: Annotated[str | None, Parameter(description=f"one of {', '.join(KINDS)}")] = None,
-    at: Annotated[str | None, Parameter(description="RFC 3339 or how long ago; now by default")] = None,
-    cluster: str | None = None,
+    service: NamedDependency[Service],
+    kind: Annotated[str | None, QueryParameter(description=f"one of {', '.join(KINDS)}")] = None,
+    at: Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago; now by default")] = None,
+    cluster: Annotated[str | None, QueryParameter(description="only this cluster")] = None,
 ) -> dict[str, Any]:
     """The cluster's objects as they were at a time."""
     moment = service.moment(at or "now", "at")
@@ -65,7 +66,7 @@ def inventory(
 
 
 @post("/v1/policies/discover", status_code=200, sync_to_thread=True)
-def discover(service: Service, data: Discover) -> dict[str, Any]:
+def discover(service: NamedDependency[Service], data: JSONBody[Discover]) -> dict[str, Any]:
     """Propose one NetworkPolicy per workload from the flows of a time, with evidence. Nothing is enforced."""
     asked = service.span(data.since, data.until)
     proposed = propose(service.answers, service.book, *asked, data.cluster, data.namespace)

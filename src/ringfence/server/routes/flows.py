@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
 
 from ringfence.model.edges import Edge
 from ringfence.model.flows import Flow
@@ -18,10 +19,14 @@ from ringfence.server.service import Service
 LIMIT = 1000
 MOST = 100_000
 
-Since = Annotated[str | None, Parameter(description="RFC 3339 or how long ago, e.g. 15m (the default)")]
-Until = Annotated[str | None, Parameter(description="RFC 3339 or how long ago; now by default")]
-Limit = Annotated[int, Parameter(description=f"most rows to answer, up to {MOST}", ge=1, le=MOST)]
-Id = Annotated[str | None, Parameter(description="a connection's id, 16 hexadecimal digits")]
+Since = Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago, e.g. 15m (the default)")]
+Until = Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago; now by default")]
+Limit = Annotated[int, QueryParameter(description=f"most rows to answer, up to {MOST}", ge=1, le=MOST)]
+Id = Annotated[str | None, QueryParameter(description="a connection's id, 16 hexadecimal digits")]
+Name = Annotated[str | None, QueryParameter(description="only connections that touch it")]
+Category = Annotated[
+    str | None, QueryParameter(description="only this category, e.g. pod-to-pod-via-service")
+]
 
 
 class FlowsBody(msgspec.Struct, frozen=True):
@@ -47,14 +52,14 @@ class EdgesBody(msgspec.Struct, frozen=True):
 
 @get("/v1/flows", sync_to_thread=True)
 def flows(
-    service: Service,
+    service: NamedDependency[Service],
     since: Since = None,
     until: Until = None,
     limit: Limit = LIMIT,
     connection: Id = None,
-    namespace: str | None = None,
-    workload: str | None = None,
-    category: str | None = None,
+    namespace: Name = None,
+    workload: Name = None,
+    category: Category = None,
 ) -> FlowsBody:
     """Flows of the asked time; with filters, every leg of the connections that match."""
     asked = service.span(since, until)
@@ -63,7 +68,12 @@ def flows(
 
 
 @get("/v1/flows/{flow_id:str}", sync_to_thread=True)
-def flow(service: Service, flow_id: str, since: Since = "24h", until: Until = None) -> dict[str, Any]:
+def flow(
+    service: NamedDependency[Service],
+    flow_id: Annotated[str, PathParameter(description="a flow's or connection's id")],
+    since: Since = "24h",
+    until: Until = None,
+) -> dict[str, Any]:
     """The whole connection that a flow or connection id names, hop by hop."""
     asked = service.span(since, until)
     found = service.answers.connections(*asked, Filter(flow=identifier(flow_id, "flow_id")), 1)
@@ -74,14 +84,14 @@ def flow(service: Service, flow_id: str, since: Since = "24h", until: Until = No
 
 @get("/v1/connections", sync_to_thread=True)
 def connections(
-    service: Service,
+    service: NamedDependency[Service],
     since: Since = None,
     until: Until = None,
     limit: Limit = LIMIT,
     connection: Id = None,
-    namespace: str | None = None,
-    workload: str | None = None,
-    category: str | None = None,
+    namespace: Name = None,
+    workload: Name = None,
+    category: Category = None,
 ) -> ConnectionsBody:
     """Connections end to end: who opened, who served, by which service, and every leg."""
     asked = service.span(since, until)
@@ -91,13 +101,13 @@ def connections(
 
 @get("/v1/edges", sync_to_thread=True)
 def edges(
-    service: Service,
+    service: NamedDependency[Service],
     since: Since = None,
     until: Until = None,
-    cluster: str | None = None,
-    namespace: str | None = None,
-    workload: str | None = None,
-    category: str | None = None,
+    cluster: Name = None,
+    namespace: Name = None,
+    workload: Name = None,
+    category: Category = None,
 ) -> EdgesBody:
     """The map: one edge per consumer, provider, protocol, port, service and category."""
     asked = service.span(since, until)
@@ -106,7 +116,7 @@ def edges(
 
 
 @get("/v1/completeness", sync_to_thread=True)
-def how_complete(service: Service, since: Since = None, until: Until = None) -> Completeness:
+def how_complete(service: NamedDependency[Service], since: Since = None, until: Until = None) -> Completeness:
     """How complete the asked time is, by node, and why not."""
     return service.completeness(*service.span(since, until))
 

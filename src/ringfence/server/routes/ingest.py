@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 from litestar import Request, Response, post
+from litestar.di import NamedDependency
 
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
@@ -32,9 +33,8 @@ class Changes(msgspec.Struct, frozen=True):
     opt={"roles": SENDERS},
     status_code=200,
     request_max_body_size=MAX_BODY,
-    sync_to_thread=False,
 )
-async def batches(request: Request, service: Service) -> Response:  # type: ignore[type-arg]
+async def batches(request: Request, service: NamedDependency[Service]) -> Response:  # type: ignore[type-arg]
     """One batch of an agent (`ringfence.wire.codec`). 200 `{"acknowledged": n}`: everything up to sequence n of its
     epoch is durable. 409 `{"expected": n}`: send sequence n first."""
     body = await request.body()
@@ -46,7 +46,7 @@ async def batches(request: Request, service: Service) -> Response:  # type: igno
 
 
 @post("/v1/ingest/changes", opt={"roles": SENDERS}, status_code=200, request_max_body_size=MAX_CHANGES)
-async def changes(request: Request, service: Service) -> Response:  # type: ignore[type-arg]
+async def changes(request: Request, service: NamedDependency[Service]) -> Response:  # type: ignore[type-arg]
     """Inventory changes of a connector: `{"cluster", "changes": [...], "sequence"}`. Sending them again is
     harmless. 200 `{"acknowledged": sequence, "new": how many said something new}`."""
     body = await request.body()

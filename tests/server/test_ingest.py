@@ -1,0 +1,175 @@
+"""Exactly once: retries, duplicates, gaps, restarts, crashes between any two steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringfence.model.batches import Loss
+from ringfence.server.app import Server, ServerSettings
+from ringfence.store.engine import Engine
+from ringfence.store.facts import Facts
+from ringfence.store.journal import Journal
+from ringfence.testing.batches import SECOND, header, no_translations, sighting
+from ringfence.wire.client import Acknowledged, Expected
+from ringfence.wire.codec import Batch, encode
+
+
+def packets(api: Any) -> int:
+    answer = api.get("/v1/flows", since="1h")
+    return sum(flow["consumer_packets"] + flow["provider_packets"] for flow in answer["flows"])
+
+
+def test_duplicates_are_acknowledged_and_stored_once(api, now):
+    body = encode(header(1, (now - SECOND,)), sighting(now - SECOND), no_translations())
+    for _ in range(3):
+        assert api.post(body) == (200, {"acknowledged": 1})
+    assert packets(api) == 11
+
+
+def test_a_gap_is_refused_with_what_is_expected(api, now):
+    window = now - SECOND
+    rows = sighting(window)
+    assert api.post(encode(header(3, (window,)), rows, no_translations())) == (409, {"expected": 1})
+    api.send(rows, (window,))
+    assert api.post(encode(header(3, (window,)), rows, no_translations())) == (409, {"expected": 2})
+    assert packets(api) == 11
+
+
+def test_epochs_and_nodes_have_marks_of_their_own(api, now):
+    for node, epoch in (("node1", "e1"), ("node1", "e2"), ("node2", "e1")):
+        api.send(sighting(now - SECOND, ports=(1000, 80)), (now - SECOND,), node=node, epoch=epoch)
+    assert len(api.get("/v1/agents")["agents"]) == 2
+
+
+def test_a_restart_keeps_rows_marks_tokens_and_conversations(tmp_path, now):
+    settings = ServerSettings(data=str(tmp_path))
+    windows = [now - 3 * SECOND, now - 2 * SECOND]
+    ids = []
+    for number, window in enumerate(windows, 1):
+        server = Server(settings, lambda: now)
+        server.start()
+        assert (server.shown is not None) == (number == 1)
+        # The second agent claims that the conversation began a window later: the first claim was stored.
+        rows = sighting(window, first_window=window)
+        batch = Batch(header(number, (window,)), rows, no_translations())
+        assert server.service.ingest.submit(batch).result(10) == Acknowledged(number)
+        ids += server.service._queries.flows(now - 60 * SECOND, now).table["flow_id"].tolist()
+        assert total(server, now) == 11 * number
+        server.stop()
+    assert len(set(ids)) == 1
+
+
+def test_rows_outside_the_retention_are_counted_not_kept(api, now):
+    old = now - 40 * 86400 * SECOND
+    rows = np.concatenate([sighting(old), sighting(now - SECOND)])
+    api.send(rows, (old, now - SECOND), losses=(Loss("kernel-map-full", 1, 2, 3),))
+    assert packets(api) == 11
+    node = api.get("/v1/completeness", since="1h")["nodes"][0]
+    lost = {loss["stage"]: loss["packets"] for loss in node["losses"]}
+    assert lost == {"outside-retention": 11, "kernel-map-full": 1}
+
+
+class Crash(RuntimeError):
+    """The process died here."""
+
+
+@pytest.mark.parametrize("step", ["journal", "first table", "second table", "commit", "forget"])
+def test_a_crash_between_any_two_steps_loses_and_repeats_nothing(tmp_path, now, monkeypatch, step):
+    settings = ServerSettings(data=str(tmp_path))
+    window = now - SECOND
+    batch = Batch(header(1, (window,)), sighting(window), no_translations())
+    server = Server(settings, lambda: now)
+    server.start()
+    inserted: list[str] = []
+    insert = Engine.insert
+
+    def die(*_: object) -> None:
+        raise Crash
+
+    def insert_some(self: Engine, table: Any, rows: Any, token: str) -> None:
+        if len(inserted) >= ["first table", "second table"].index(step):
+            raise Crash
+        insert(self, table, rows, token)
+        inserted.append(table.name)
+
+    with monkeypatch.context() as patch:
+        if step.endswith("table"):
+            patch.setattr(Engine, "insert", insert_some)
+        place = {
+            "journal": (Journal, "write"),
+            "commit": (Facts, "commit_segment"),
+            "forget": (Journal, "forget"),
+        }
+        if step in place:
+            patch.setattr(*place[step], die)
+        with pytest.raises(Exception, match="could not be kept"):
+            server.service.ingest.submit(batch).result(10)
+        assert total(server, now) in (0, 11)
+        server.stop()
+    again = Server(settings, lambda: now)
+    again.start()
+    expected = 0 if step == "journal" else 11
+    assert total(again, now) == expected
+    assert again.service.ingest.submit(batch).result(10) == Acknowledged(1)
+    assert total(again, now) == 11
+    assert not list((tmp_path / "journal").glob("*.segment"))
+    again.stop()
+
+
+def test_a_failed_segment_is_finished_before_anything_new(api, now, monkeypatch):
+    window = now - SECOND
+    batches = [
+        Batch(header(n, (window,)), sighting(window, ports=(n, 80)), no_translations()) for n in (1, 2)
+    ]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    ingest = api.server.service.ingest
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "insert", full)
+        for _ in range(2):
+            with pytest.raises(Exception, match="No space left"):
+                ingest.submit(batches[0]).result(10)
+        assert api.get("/v1/health")["status"] == "failing"
+        assert api.post(encode(*batches[0]))[0] == 503
+        assert packets(api) == 0
+    assert ingest.submit(batches[1]).result(10) == Acknowledged(2)
+    assert ingest.submit(batches[0]).result(10) == Acknowledged(2)
+    assert packets(api) == 22
+    assert api.get("/v1/health")["status"] == "ok"
+
+
+def test_many_agents_at_once_share_segments(api, now):
+    window = now - SECOND
+    futures = [
+        api.server.service.ingest.submit(
+            Batch(header(1, (window,), node=f"n{i}"), sighting(window, ports=(i, 80)), no_translations())
+        )
+        for i in range(1, 60)
+    ]
+    assert {future.result(20) for future in futures} == {Acknowledged(1)}
+    assert packets(api) == 59 * 11
+    assert api.server.service.ingest.visible < 20
+
+
+def test_out_of_order_in_one_group(api, now):
+    window = now - SECOND
+    submit = api.server.service.ingest.submit
+    batches = {n: Batch(header(n, (window,)), sighting(window), no_translations()) for n in (1, 2, 3)}
+    futures = [submit(batches[n]) for n in (1, 3, 1, 2)]
+    assert [future.result(10) for future in futures] == [
+        Acknowledged(1),
+        Expected(2),
+        Acknowledged(1),
+        Acknowledged(2),
+    ]
+    assert packets(api) == 22
+
+
+def total(server: Server, now: int) -> int:
+    answer = server.service._queries.flows(now - 3600 * SECOND, now)
+    return int(answer.table["consumer_packets"].sum() + answer.table["provider_packets"].sum())
