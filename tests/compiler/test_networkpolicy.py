@@ -241,7 +241,7 @@ def asked_about(found: Discovery, edge: Edge) -> bool:
         not asked.admitted
         and (asked.namespace, asked.workload) in own
         and who(asked.peer) in far
-        and (asked.protocol, asked.port) in ((edge.protocol, edge.port), ("any", None))
+        and (asked.protocol == "any" or (asked.protocol == edge.protocol and edge.port in asked.ports))
         for asked in found.unresolved
     )
 

@@ -172,6 +172,19 @@ def test_scans_become_no_rule() -> None:
     ]
 
 
+def test_a_scan_of_many_ports_is_one_question() -> None:
+    found = discover([edge(FRONT, CARTS, port, refused=3) for port in (80, 22, 23)], facts_of(dns()))
+    (asked,) = found.unresolved
+    assert (asked.port, asked.ports, asked.evidence.connections) == (None, (22, 23, 80), 9)
+
+
+def test_neighbour_discovery_is_nobodys_policy() -> None:
+    near = Party("unresolved", "lab", address="fe80::858:aff:fef4:101")
+    found = discover([edge(FRONT, near, None, "ICMPv6"), edge(FRONT, CARTS, 80)], facts_of(dns()))
+    assert found.unresolved == ()
+    assert any("neighbour" in note for note in found.notes)
+
+
 def test_outside_addresses_are_listed_and_admitted_until_decided() -> None:
     talk = [edge(FRONT, outside("203.0.113.9"), 443), edge(FRONT, outside("2001:db8::1"), 443)]
     found = discover(talk, facts_of(dns()))

@@ -158,7 +158,7 @@ def question(item: Mapping[str, Any]) -> tuple[str, ...]:
     """One unresolved item as the cells of QUESTION."""
     peer = item["peer"]
     named = "/".join(part for part in (peer["namespace"], peer["workload"]) if part)
-    port = item["protocol"] + (f" {item['port']}" if item["port"] is not None else "")
+    port = f"{item['protocol']} {', '.join(map(str, item['ports']))}".strip()
     return (
         item["namespace"] or "",
         item["workload"] or "",

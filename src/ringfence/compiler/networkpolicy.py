@@ -237,7 +237,7 @@ def _doubts(evidence: Evidence) -> tuple[tuple[int, str], ...]:
 def question(asked: Unresolved) -> str:
     """One line for people: what was seen, whether it is let through meanwhile, what to do."""
     far = asked.peer.address or "/".join(filter(None, (asked.peer.namespace, asked.peer.workload))) or "?"
-    port = "" if asked.port is None else f" {asked.port}"
+    port = " " + ", ".join(map(str, asked.ports)) if asked.ports else ""
     state = "admitted until decided" if asked.admitted else "not admitted"
     return f"{asked.reason}: {asked.direction} {far}, {asked.protocol}{port}: {asked.why} ({state}); {asked.decide}"
 

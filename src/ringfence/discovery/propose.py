@@ -15,7 +15,16 @@ import msgspec
 from ringfence.discovery.conversations import Conversation, add, conversations, who
 from ringfence.discovery.dns import ASSUMED, NODE_LOCAL_ADDRESS, USUAL, Dns, find_dns
 from ringfence.discovery.facts import Facts, Subject, declared_ports
-from ringfence.discovery.rules import Context, Workload, cidr, dynamic_pairs, outcomes, silent
+from ringfence.discovery.rules import (
+    Context,
+    Workload,
+    cidr,
+    dynamic_pairs,
+    is_neighbourly,
+    joined,
+    outcomes,
+    silent,
+)
 from ringfence.discovery.selectors import selections
 from ringfence.model.edges import Edge
 from ringfence.model.policies import (
@@ -52,7 +61,8 @@ def discover(
     cluster, notes = _cluster(edges, cluster)
     home = [edge for edge in edges if _touches(edge, cluster)]
     facts = _completed(facts, home, cluster)
-    talk = conversations(home, facts)
+    heard = conversations(home, facts)
+    talk = [one for one in heard if not is_neighbourly(one)]
     context = _context(talk, home, facts, namespaces, cluster, outside)
     rules: dict[Workload, list[Rule]] = {}
     asked: list[Unresolved] = []
@@ -67,7 +77,9 @@ def discover(
     asked += [silent("host-network", s, cluster) for s in members if s.host_network]
     asked += [silent("no-labels", s, cluster) for s in members if _unselectable(s, context)]
     notes += _notes(context, facts, home)
-    return Discovery(cluster, proposals, tuple(sorted(asked, key=_question_order)), tuple(notes))
+    if len(heard) > len(talk):
+        notes.append(f"{len(heard) - len(talk)} link-local neighbour conversations seen: they need no rule")
+    return Discovery(cluster, proposals, tuple(sorted(joined(asked), key=_question_order)), tuple(notes))
 
 
 def _cluster(edges: list[Edge], cluster: str | None) -> tuple[str | None, list[str]]:
@@ -216,7 +228,7 @@ def _question_order(asked: Unresolved) -> tuple[object, ...]:
         asked.direction,
         who(asked.peer),
         asked.protocol,
-        -1 if asked.port is None else asked.port,
+        asked.ports,
     )
 
 

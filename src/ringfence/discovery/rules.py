@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from ringfence.discovery.conversations import Conversation
+from ringfence.discovery.conversations import Conversation, add, who
 from ringfence.discovery.dns import Dns
 from ringfence.discovery.facts import Facts, Subject, backing, target_ports
 from ringfence.discovery.reasons import REASONS
@@ -269,7 +269,37 @@ def _unresolved(
         why=told.why,
         decide=told.decide,
         evidence=one.evidence,
+        ports=() if one.port is None else (one.port,),
     )
+
+
+def joined(asked: Iterable[Unresolved]) -> list[Unresolved]:
+    """Questions that differ only in the port, and for which no rule stands, as one: a scan is one question."""
+    held: dict[tuple[object, ...], Unresolved] = {}
+    for one in asked:
+        apart = one.port if one.admitted else None
+        key = (one.reason, one.namespace, one.workload, one.direction, who(one.peer), one.protocol, apart)
+        before = held.get(key)
+        if before is not None:
+            ports = tuple(sorted({*before.ports, *one.ports}))
+            one = msgspec.structs.replace(
+                before,
+                ports=ports,
+                port=ports[0] if len(ports) == 1 else None,
+                evidence=add(before.evidence, one.evidence),
+            )
+        held[key] = one
+    return list(held.values())
+
+
+def is_neighbourly(one: Conversation) -> bool:
+    """Neighbour discovery and its like (RFC 4861): no policy can or should mean it."""
+    addresses = [party.address for party in (one.consumer, one.provider) if party.address is not None]
+    return one.protocol not in SPOKEN and any(_is_link_local(a) or _is_multicast(a) for a in addresses)
+
+
+def _is_multicast(address: str) -> bool:
+    return ipaddress.ip_address(address).is_multicast
 
 
 def silent(reason: str, subject: Subject, cluster: str | None) -> Unresolved:

@@ -93,7 +93,8 @@ class Proposal(msgspec.Struct, frozen=True):
 class Unresolved(msgspec.Struct, frozen=True):
     """Something seen that a person must decide. `reason` is a key of `discovery.reasons.REASONS`.
 
-    `admitted` says whether a rule lets it through until then.
+    `admitted` says whether a rule lets it through until then. What no rule stands for is one question per peer:
+    `ports` lists every port, and `port` is None where there are several.
     """
 
     reason: str
@@ -107,6 +108,7 @@ class Unresolved(msgspec.Struct, frozen=True):
     why: str
     decide: str
     evidence: Evidence
+    ports: tuple[int, ...] = ()
 
 
 class Discovery(msgspec.Struct, frozen=True):
