@@ -186,11 +186,18 @@ def test_traffic_makes_every_call_of_the_table(lab: Lab, entries: Entries) -> No
     pods = {pod.addresses[0]: pod.workload.partition("/")[2] for pod in lab.pods if not pod.host_network}
     wanted = {(consumer, provider, port) for consumer, provider, port, _ in CALLS}
     wanted |= {("orders", "cassandra", 9042), ("load-test", "front-end", 80)}
+    wanted |= {("payment", "outside", 443), ("payment", "outside6", 443), ("outside6", "node", 30001)}
+    wanted |= {("load-test", "front-end6", 80), ("outside", "node", 30080)}
+    vips |= {s.addresses[1]: f"{s.name}6" for s in lab.services if s.addresses}
+    vips |= {OUTSIDE4: "outside", OUTSIDE6: "outside6"}
+    vips |= {address: "node" for node in lab.nodes for address in (node.uplink4, str(node.uplink6))}
+    pods |= {pod.addresses[1]: pod.workload.partition("/")[2] for pod in lab.pods if not pod.host_network}
+    pods |= {OUTSIDE4: "outside", OUTSIDE6: "outside6"}
     seen: set[tuple[str, str, int]] = set()
     lab.start_traffic()
     for _ in range(60):
         for node in lab.nodes:
-            for e in entries(lab, node):
+            for e in entries(lab, node) + entries(lab, node, "ipv6"):
                 seen.add((pods.get(e.original[0], ""), vips.get(e.original[1], ""), e.original[3]))
         if wanted <= seen:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -304,7 +305,8 @@ def down(name: str = "lab") -> bool:
     kernel.sweep(name)
     shutil.rmtree(folder, ignore_errors=True)
     for parent in (STATE, STATE.parent):
-        if parent.is_dir() and not any(parent.iterdir()):
+        # Other labs and agents keep things here too; only an empty folder goes.
+        with contextlib.suppress(OSError):
             parent.rmdir()
     return there
 

@@ -124,8 +124,6 @@ def _resolver(names: Names) -> Any:
 
 async def resolve(name: str, server: str) -> list[str]:
     """Ask the cluster's DNS for A and AAAA from one socket, as glibc does. Addresses, maybe none."""
-    if name.replace(".", "").isdigit() or ":" in name:
-        return [name]
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     found: list[str] = []
@@ -141,9 +139,12 @@ async def resolve(name: str, server: str) -> list[str]:
 
 async def call(entry: Spec, server: str) -> None:
     """Make one call: resolve, connect, say something, hear the answer. Raises OSError where that fails."""
-    wanted = entry.get("family", 4)
-    addresses = await resolve(entry["to"], server)
-    addresses = [a for a in addresses if (":" in a) == (wanted == 6)] if wanted else addresses
+    name = entry["to"]
+    if name.replace(".", "").isdigit() or ":" in name:
+        addresses = [name]
+    else:
+        wanted = entry.get("family", 4)
+        addresses = [a for a in await resolve(name, server) if (":" in a) == (wanted == 6)]
     if entry.get("every_address"):
         own = set(entry.get("own", ()))
         targets = [address for address in addresses if address not in own]
