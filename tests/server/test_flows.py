@@ -1,0 +1,217 @@
+"""What the API answers about flows: counted once, one id on every node, the better direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ringfence.model.columns import TRANSLATION, Direction
+from ringfence.model.endpoints import labels_of
+from ringfence.model.objects import Node, Pod, Service, ServicePort
+from ringfence.testing.batches import SECOND, sighting
+
+
+def flows(api, since="10m"):
+    return api.get("/v1/flows", since=since)["flows"]
+
+
+def counts(flow):
+    return flow["consumer_packets"], flow["provider_packets"]
+
+
+def test_two_nodes_saw_it_one_counts(api, now):
+    window = now - 5 * SECOND
+    api.send(sighting(window, role=1, packets=(9, 9)), (window,), node="a-provider")
+    api.send(sighting(window, role=0), (window,), node="z-consumer")
+    api.send(sighting(window, role=2, packets=(7, 7)), (window,), node="m-transit")
+    (flow,) = flows(api)
+    assert counts(flow) == (6, 5)
+    assert [(tap["node"], tap["role"]) for tap in flow["taps"]] == [
+        ("z-consumer", 0),
+        ("a-provider", 1),
+        ("m-transit", 2),
+    ]
+
+
+def test_a_straggler_over_a_boundary_is_not_counted_twice(api, now):
+    """The last packet is in one window at the consumer's node and in the next at the provider's."""
+    first, second = now - 5 * SECOND, now - 4 * SECOND
+    api.send(sighting(first, role=0, packets=(6, 5)), (first, second), node="node1")
+    late = [
+        sighting(first, role=1, packets=(5, 5)),
+        sighting(second, role=1, packets=(1, 0), first_window=first),
+    ]
+    api.send(np.concatenate(late), (first, second), node="node2")
+    (flow,) = flows(api)
+    assert counts(flow) == (6, 5)
+
+
+@pytest.mark.parametrize("boundary", [0, 1])
+def test_a_straggler_outside_the_asked_time_does_not_appear(api, now, boundary):
+    first, second = now - 5 * SECOND, now - 4 * SECOND
+    api.send(sighting(first, role=0), (first, second), node="node1")
+    api.send(sighting(second, role=1, packets=(1, 0), first_window=first), (first, second), node="node2")
+    found = api.server.service._queries.flows(first + boundary * SECOND, first + (boundary + 1) * SECOND)
+    assert found.table["consumer_packets"].tolist() == ([6] if boundary == 0 else [])
+
+
+def test_windows_the_counted_node_never_closed_come_from_the_next(api, now):
+    windows = [now - n * SECOND for n in (8, 7, 6)]
+    rows = [sighting(w, role=1, first_window=windows[0], packets=(2, 2)) for w in windows]
+    api.send(np.concatenate(rows), tuple(windows), node="node2")
+    api.send(sighting(windows[0], role=0, packets=(3, 3)), (windows[0],), node="node1")
+    (flow,) = flows(api)
+    assert counts(flow) == (3 + 2 + 2, 3 + 2 + 2)
+    # Once the counted node says that it closed them, and saw nothing, its word counts.
+    api.send(sighting(windows[0])[:0], (windows[1],), node="node1")
+    (flow,) = flows(api)
+    assert counts(flow) == (3 + 2, 3 + 2)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_ids_agree_when_agents_disagree_by_a_window(api, now, off):
+    window = now - 5 * SECOND
+    api.send(sighting(window, role=0, first_window=window), (window,), node="node1")
+    other = window + off * SECOND
+    api.send(sighting(other, role=1, first_window=other), (other,), node="node2")
+    (flow,) = flows(api)
+    assert {tap["node"] for tap in flow["taps"]} == {"node1", "node2"}
+
+
+def test_a_port_used_again_is_another_flow(api, now):
+    early, late = now - 300 * SECOND, now - 5 * SECOND
+    api.send(sighting(early), (early,))
+    api.send(sighting(late), (late,))
+    assert len({flow["flow_id"] for flow in flows(api)}) == 2
+
+
+def test_the_better_direction_wins_and_turns_the_rest(api, now):
+    window = now - 5 * SECOND
+    turned = sighting(
+        window,
+        "10.244.2.7",
+        "10.244.1.5",
+        (80, 41022),
+        packets=(5, 6),
+        direction=Direction.GUESSED,
+        role=0,
+    )
+    api.send(turned, (window,), node="node2")
+    api.send(sighting(window, role=0), (window,), node="node1")
+    (flow,) = flows(api)
+    assert flow["consumer"]["ip"] == "10.244.1.5"
+    assert flow["direction"] == "syn"
+    assert counts(flow) == (6, 5)
+    assert [(tap["node"], tap["role"]) for tap in flow["taps"]] == [("node1", 0), ("node2", 1)]
+
+
+def test_a_node_that_learns_the_direction_late_adds_up(api, now):
+    first, second = now - 6 * SECOND, now - 5 * SECOND
+    guess = sighting(
+        first, "10.244.2.7", "10.244.1.5", (80, 41022), packets=(5, 6), direction=Direction.GUESSED, role=0
+    )
+    known = sighting(second, first_window=first, packets=(10, 1))
+    api.send(np.concatenate([guess, known]), (first, second))
+    (flow,) = flows(api)
+    assert counts(flow) == (16, 6)
+    assert flow["consumer"]["port"] == 41022
+
+
+def _change(kind, value, at):
+    import msgspec
+
+    return {
+        "cluster": "lab",
+        "kind": kind,
+        "uid": value.uid,
+        "at": at,
+        "known": at,
+        "value": msgspec.to_builtins(value),
+    }
+
+
+def teach(api, now):
+    at = now - 600 * SECOND
+    pods = [
+        Pod("p1", "shop", "front-1", "node1", ("10.244.1.5",), labels=labels_of({"app": "front"}), workload="Deployment/front"),
+        Pod("p2", "shop", "carts-1", "node2", ("10.244.2.7",), labels=labels_of({"app": "carts"}), workload="Deployment/carts"),
+    ]  # fmt: skip
+    service = Service("s1", "shop", "carts", cluster_ips=("10.96.0.9",), selector=labels_of({"app": "carts"}), ports=(ServicePort(80, target_port=8080),))  # fmt: skip
+    nodes = [Node(f"n{i}", f"node{i}", (f"192.168.0.{i}",), (f"10.244.{i}.0/24",)) for i in (1, 2)]
+    changes = [
+        *(_change("Pod", pod, at) for pod in pods),
+        _change("Service", service, at),
+        *(_change("Node", node, at) for node in nodes),
+    ]
+    body = {"cluster": "lab", "changes": changes, "sequence": 4}
+    headers = {"Authorization": f"Bearer {api.agent}"}
+    for new in (5, 0):
+        answer = api.client.post("/v1/ingest/changes", json=body, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"acknowledged": 4, "new": new})
+
+
+def test_a_call_through_a_service_is_one_connection_with_two_legs(api, now):
+    teach(api, now)
+    window = now - 5 * SECOND
+    translation = np.zeros(1, TRANSLATION)
+    before = sighting(window, provider="10.96.0.9")
+    after = sighting(window, ports=(41022, 8080))
+    translation["seen"], translation["protocol"], translation["dnat"] = window, 6, 1
+    for stage, row in (("pre", before), ("post", after)):
+        for name in (
+            "consumer_hi",
+            "consumer_lo",
+            "provider_hi",
+            "provider_lo",
+            "consumer_port",
+            "provider_port",
+        ):
+            translation[f"{stage}_{name}"] = row[name]
+    api.send(np.concatenate([before, after]), (window,), translations=translation)
+    (connection,) = api.get("/v1/connections")["connections"]
+    assert connection["category"] == "pod-to-pod-via-service"
+    assert connection["placement"] == "other-node"
+    assert connection["service"] == "shop/carts"
+    assert [leg["leg"] for leg in connection["legs"]] == ["pre-dnat", "post-dnat"]
+    assert {leg["connection_id"] for leg in connection["legs"]} == {connection["connection_id"]}
+    assert connection["provider"]["name"] == "carts-1"
+    assert connection["port"] == 8080
+    (edge,) = api.get("/v1/edges", namespace="shop")["edges"]
+    assert (edge["service"], edge["port"], edge["connections"]) == ("shop/carts", 8080, 1)
+    assert api.get("/v1/edges", namespace="other")["edges"] == []
+    shown = api.get(f"/v1/flows/{connection['legs'][1]['flow_id']}")["connection"]
+    assert shown["connection_id"] == connection["connection_id"]
+    listed = api.get("/v1/flows", workload="Deployment/carts")["flows"]
+    assert len(listed) == 2
+    assert {each["name"] for each in api.get("/v1/inventory", kind="Pod")["endpoints"]} == {
+        "front-1",
+        "carts-1",
+    }
+
+
+def test_policies_are_proposed_from_what_was_seen(api, now):
+    teach(api, now)
+    window = now - 5 * SECOND
+    api.send(sighting(window, ports=(41022, 8080)), (window,))
+    answer = api.client.post(
+        "/v1/policies/discover", json={"since": "5m"}, headers={"Authorization": f"Bearer {api.admin}"}
+    )
+    assert answer.status_code == 200, answer.text
+    policies = {policy["workload"]: policy for policy in answer.json()["policies"]}
+    assert set(policies) == {"Deployment/front", "Deployment/carts"}
+    ingress = policies["Deployment/carts"]["body"]["spec"]["ingress"]
+    assert ingress[0]["ports"] == [{"protocol": "TCP", "port": 8080}]
+    assert "kind: NetworkPolicy" in policies["Deployment/carts"]["yaml"]
+
+
+def test_completeness_says_what_is_missing(api, now):
+    windows = [now - n * SECOND for n in range(40, 12, -1)]
+    kept = tuple(window for window in windows if window != windows[5])
+    api.send(sighting(kept[0]), kept, notes=("sees no loopback",))
+    answer = api.get("/v1/completeness", since="1m")
+    (node,) = answer["nodes"]
+    assert node["windows_closed"] == len(kept)
+    assert node["windows_expected"] > len(kept)
+    assert not answer["complete"]
+    assert any("never closed" in reason for reason in answer["reasons"])
+    assert any("sees no loopback" in reason for reason in answer["reasons"])
