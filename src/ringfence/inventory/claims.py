@@ -113,6 +113,11 @@ def holders(rivals: Sequence[Claim]) -> list[Held]:
     Certain claims beat possible ones; of two certain ones the firm, then the one that began later wins; of two
     possible ones the one that becomes certain sooner. Ties go by name, so that order of arrival never matters.
     """
+    if len(rivals) == 1:
+        # Nearly every address has had one holder.
+        (only,) = rivals
+        ended = [] if only.until == FOREVER else [Held(only.until, None)]
+        return [Held(only.possible, only.source), *ended] if only.possible < only.until else []
     starts = sorted(rivals, key=lambda claim: claim.possible)
     times = sorted({time for claim in rivals for time in (claim.possible, claim.certain, claim.until)})
     certain: list[tuple[int, int, str, int]] = []

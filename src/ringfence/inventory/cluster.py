@@ -49,7 +49,7 @@ class Cluster:
         self._alias: dict[str, str] = {}
         self._dirty_sources: set[str] = set()
         self._dirty: set[Packed] = set()
-        self._overlaid: set[Packed] = set()
+        self._overlaid: dict[Packed, list[tuple[int, int]]] = {}
         self._timelines: dict[str, tuple[list[int], list[int]]] = {}
         self._own = Own()
         self._base: Index = build({})
@@ -234,12 +234,13 @@ class Cluster:
 
     def _index(self) -> None:
         """The overlay again, and now and then the base."""
-        self._overlaid |= self._dirty
+        self._overlaid.update((address, self._segments(address)) for address in self._dirty)
         self._dirty.clear()
         if len(self._overlaid) > max(OVERLAY, len(self._rivals) // 8):
-            self._base = build({address: self._segments(address) for address in self._rivals})
-            self._overlaid.clear()
-        self._overlay = build({address: self._segments(address) for address in self._overlaid})
+            fresh = self._overlaid
+            self._base = build({a: fresh[a] if a in fresh else self._segments(a) for a in self._rivals})
+            self._overlaid = {}
+        self._overlay = build(self._overlaid)
 
     def _segments(self, address: Packed) -> list[tuple[int, int]]:
         """(start, version) of one address: its holders, each cut where what it was changed."""
