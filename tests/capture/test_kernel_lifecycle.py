@@ -95,7 +95,7 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(lan: Any, flood: Path, tmp
         assert heir.stdout is not None
         assert heir.stdout.readline() == "started\n"
         if turn == 0:
-            senders = [start_flood(lan, flood, cpu, ports=4_000, rounds=250) for cpu in (0, 1)]
+            senders = [start_flood(lan, flood, cpu, ports=4_000, rounds=120) for cpu in (0, 1)]
         time.sleep(dice.uniform(0.05, 0.4))
         heir.send_signal(signal.SIGKILL)
         heir.communicate()
@@ -111,7 +111,7 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(lan: Any, flood: Path, tmp
         last.commit()
         drained = last.drain()
     assert sum(row[3] for row in known) == 0
-    assert packets == sent == 2 * 4_000 * 250
+    assert packets == sent == 2 * 4_000 * 120
 
 
 def qdiscs(lan: Any) -> str:
@@ -250,6 +250,26 @@ def test_translations_hints_and_openers(lan: Any) -> None:
     assert mine["provider_port"] == 80
     assert processes[mine["process"]].pid == os.getpid()
     assert processes[mine["process"]].exe == os.readlink("/proc/self/exe")
+
+
+def test_one_capture_at_a_time(lan: Any) -> None:
+    capture = lan.capture()
+    with pytest.raises(Problem, match="already captured"):
+        lan.capture()
+    assert "ringfence" in filters(lan), "the first goes on"
+    assert capture.drain().losses == ()
+
+
+def test_filters_of_a_life_whose_pins_are_lost_are_replaced(lan: Any) -> None:
+    before = qdiscs(lan)
+    first = lan.capture()
+    first.stop(keep=True)
+    pins = lan.folder / "pins"
+    subprocess.run(["umount", str(pins)], check=True)
+    second = lan.capture()
+    assert filters(lan).count("ringfence") == 1
+    second.stop()
+    assert qdiscs(lan) == before
 
 
 def test_problems_are_named(tmp_path: Path) -> None:

@@ -86,14 +86,19 @@ class Attached:
         )
 
     def _in_place(self, choice: Choice, tap: int) -> bool:
-        here = netlink.our_filter(self._route, choice.ifindex, netlink.INGRESS)
-        there = netlink.our_filter(self._route, choice.ifindex, netlink.EGRESS)
-        return bool(here and there and (here[1] & 0xFFFF) >> CLASS_SHIFT == tap + 1)
+        program, _ = bpf.program_tag(self._counters.program)
+        for parent in (netlink.INGRESS, netlink.EGRESS):
+            here = netlink.our_filter(self._route, choice.ifindex, parent)
+            if here is None or here[0] != program or (here[1] & 0xFFFF) >> CLASS_SHIFT != tap + 1:
+                return False
+        return True
 
     def _attach(self, choice: Choice, tap: int | None) -> None:
         if tap is None:
             tap = self._free_id()
-        made = netlink.add_clsact(self._route, choice.ifindex)
+        # A filter of ours from a life whose pins are lost: its qdisc was then ours too, as far as one can know.
+        left_over = netlink.our_filter(self._route, choice.ifindex, netlink.INGRESS) is not None
+        made = netlink.add_clsact(self._route, choice.ifindex) or left_over
         # Written before the filter is there: a crash in between leaves a record without counts, not counts
         # without a name.
         self._describe(tap, choice, made)

@@ -198,9 +198,10 @@ def batches(
         try:
             call(command, attr)
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            # Busy: a bucket was locked by somebody else just then; what was read so far is good.
+            if error.errno not in (errno.ENOENT, errno.EBUSY, errno.EAGAIN):
                 raise
-            more = False
+            more = error.errno != errno.ENOENT
         if attr.count:
             yield keys[: attr.count], values[: attr.count]
         position.value, at = following.value, ctypes.addressof(position)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ringfence.capture.decode.conntrack import decode, pad
+from ringfence.capture.decode.conntrack import HINT, decode, pad
 from ringfence.capture.netlink import (
     NETLINK_NETFILTER,
     NLM_DUMP,
@@ -24,7 +24,7 @@ from ringfence.capture.netlink import (
     Netlink,
 )
 from ringfence.model.batches import Loss
-from ringfence.model.columns import TRANSLATION, TUPLE, Table
+from ringfence.model.columns import TRANSLATION, Table
 
 DUMP_EVERY = 60.0
 """Seconds between dumps: entries older than the listener never give an event."""
@@ -43,32 +43,17 @@ class Conntrack:
         self._events = Netlink(NETLINK_NETFILTER, buffer=RECEIVE_BUFFER)
         self._dumps = Netlink(NETLINK_NETFILTER, buffer=RECEIVE_BUFFER)
         self._next_dump = 0.0
+        self._waiting: list[tuple[int, bytes]] = []
+        self._overruns = 0
 
     def start(self) -> None:
         """Subscribe to events. The first dump comes with the first `read`."""
         # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP: this loads the kernel's module where it is not there yet.
         self._events.socket.setsockopt(270, 1, _GROUP_NEW)
 
-    def read(self) -> tuple[Table, Table, tuple[Loss, ...]]:
-        """`(TRANSLATION, hints, losses)` since the last call."""
-        data, overruns = self._receive()
-        now = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        rows, hints = decode(data, now, dumped=False) if data else (_nothing(), np.zeros(0, TUPLE))
-        if overruns or time.monotonic() >= self._next_dump:
-            dumped, _ = decode(self._dump(), now, dumped=True)
-            rows = np.concatenate([rows, dumped])
-            self._next_dump = time.monotonic() + DUMP_EVERY
-        losses = (Loss("conntrack-overrun", events=overruns),) if overruns else ()
-        return rows, hints, losses
-
-    def close(self) -> None:
-        """Close both sockets."""
-        self._events.close()
-        self._dumps.close()
-
-    def _receive(self) -> tuple[bytes, int]:
-        """Everything waiting, and how many times the kernel says it had to throw events away."""
-        parts, overruns = [], 0
+    def collect(self) -> None:
+        """Take what is waiting out of the kernel's buffer. Cheap; call each second, however seldom `read` is."""
+        parts: list[bytes] = []
         receive = self._events.socket.recv
         while True:
             try:
@@ -78,8 +63,29 @@ class Conntrack:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                overruns += 1
-        return b"".join(map(pad, parts)), overruns
+                self._overruns += 1
+        if parts:
+            now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+            self._waiting.append((now, b"".join(map(pad, parts))))
+
+    def read(self) -> tuple[Table, Table, tuple[Loss, ...]]:
+        """`(TRANSLATION, hints, losses)` since the last call."""
+        self.collect()
+        waiting, self._waiting = self._waiting, []
+        overruns, self._overruns = self._overruns, 0
+        decoded = [decode(data, seen, dumped=False) for seen, data in waiting]
+        if overruns or time.monotonic() >= self._next_dump:
+            decoded.append(decode(self._dump(), time.clock_gettime_ns(time.CLOCK_REALTIME), dumped=True))
+            self._next_dump = time.monotonic() + DUMP_EVERY
+        rows = np.concatenate([np.zeros(0, TRANSLATION), *(rows for rows, _ in decoded)])
+        hints = np.concatenate([np.zeros(0, HINT), *(hints for _, hints in decoded)])
+        losses = (Loss("conntrack-overrun", events=overruns),) if overruns else ()
+        return rows, hints, losses
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._events.close()
+        self._dumps.close()
 
     def _dump(self) -> bytes:
         body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
@@ -92,10 +98,6 @@ class Conntrack:
                 parts.append(part)
                 return b"".join(map(pad, parts))
             parts.append(part)
-
-
-def _nothing() -> Table:
-    return np.zeros(0, TRANSLATION)
 
 
 def _last_type(data: bytes) -> int:

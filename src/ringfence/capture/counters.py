@@ -67,6 +67,7 @@ class Counters:
         self._fds: dict[str, int] = {}
         self.program = -1
         self.adopted = False
+        self.notes: list[str] = []
         self._state: Table = np.zeros(1, STATE)
         self._memory: object = None
 
@@ -81,6 +82,9 @@ class Counters:
                 return
             self.close()
             unpin(self._folder)
+            self.notes.append(
+                "counts that an older version or other settings had left undrained were dropped"
+            )
         self._load(content, build)
 
     def close(self) -> None:
@@ -146,7 +150,10 @@ class Counters:
             each = np.frombuffer(raw or b"", LOSS)
             if each["packets"].any():
                 packets, octets = int(each["packets"].sum()), int(each["octets"].sum())
-                found.append(Loss(STAGE_NAMES[stage], packets, octets))
+                if stage is Stage.FRAGMENT:  # counted in a flow, only without its ports: nothing is missing
+                    found.append(Loss(STAGE_NAMES[stage], events=packets))
+                else:
+                    found.append(Loss(STAGE_NAMES[stage], packets, octets))
         return tuple(found)
 
     def _load(self, content: bytes, build: int) -> None:

@@ -73,6 +73,7 @@ class Capture:
         self.settings = settings
         self._notes: list[str] = []
         self._counters: Counters | None = None
+        self._lock = -1
 
     def start(self) -> None:
         """Load the programs, or adopt what a crashed process left counting; attach to the taps.
@@ -95,7 +96,9 @@ class Capture:
     def _start(self) -> None:
         settings = self.settings
         self._open_sockets()
-        self._folder = pins.prepare(Path(settings.pin_dir))
+        folder = pins.prepare(Path(settings.pin_dir))
+        self._lock = pins.lock(folder)
+        self._folder = folder
         self._counters = Counters(
             self._folder, Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
         )
@@ -106,7 +109,7 @@ class Capture:
         self._conntrack.start()
         self._openers = Openers(settings.processes)
         self._notes += self._openers.start()
-        self._notes += self._conntrack.notes
+        self._notes += self._conntrack.notes + self._counters.notes
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -128,6 +131,7 @@ class Capture:
 
         True when the taps or addresses changed.
         """
+        self._conntrack.collect()
         now = time.monotonic()
         if not self._events.drained() and now < self._next_look:
             return False
@@ -204,11 +208,19 @@ class Capture:
         if self._counters is not None:
             self._counters.close()
             self._counters = None
-        if not keep and hasattr(self, "_folder"):
+        locked, self._lock = self._lock >= 0, _closed(self._lock)
+        if not keep and locked:
             pins.remove(self._folder)
         for name in ("_route", "_events", "_conntrack"):
             if hasattr(self, name):
                 getattr(self, name).close()
+
+
+def _closed(fd: int) -> int:
+    """Close a descriptor if it is one; what to keep in its place."""
+    if fd >= 0:
+        os.close(fd)
+    return -1
 
 
 def _capable() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def prepare(folder: Path) -> Path:
             fix = "mount a bpffs there first (mount -t bpf bpf FOLDER), or run with CAP_SYS_ADMIN"
             raise Problem("cannot mount a bpffs", f"{folder}: {reason}", fix)
     return folder
+
+
+def lock(folder: Path) -> int:
+    """A descriptor that keeps other processes out of `folder` while it is open. Raises Problem if one is in."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        fix = "stop the other agent, or give this one another pin_dir"
+        raise Problem("already captured", str(folder), fix) from None
+    return fd
 
 
 def exist(folder: Path) -> bool:
