@@ -6,6 +6,7 @@ This file assembles the tree and is the one place where a `Problem` becomes a li
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import typer
@@ -59,7 +60,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit 0 success, 1 the answer is "no", 2 bad input or usage."""
+    """Run the command line. Exit 0 success, 1 the answer is "no", 2 bad input or usage, 70 a defect of ours."""
     try:
         build()()
     except Problem as problem:
@@ -71,3 +72,12 @@ def main() -> None:
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as defect:
+        # A defect of ours, not of the input; the whole story only for who asks.
+        if os.environ.get("RINGFENCE_DEBUG"):
+            raise
+        where = f"{type(defect).__name__}: {defect}"
+        print(
+            f"error: internal error: {where}: please report it; RINGFENCE_DEBUG=1 shows more", file=sys.stderr
+        )
+        raise SystemExit(70) from None

@@ -46,10 +46,6 @@ def command(
     replay: Annotated[
         bool, typer.Option("--replay", help="Replay the recorded capture even where live is possible.")
     ] = False,
-    record: Annotated[
-        Path | None,
-        typer.Option(help="Also write what the agents sent to this file, for --replay.", hidden=True),
-    ] = None,
     output: Annotated[
         Output, typer.Option("-o", "--output", help="table, json, jsonl or yaml.")
     ] = Output.table,
@@ -77,7 +73,6 @@ def command(
             intruder=intruder,
             manifests=manifests,
             replay=replay,
-            record=record,
         )
         _run(settings, stay=not headless and sys.stdin.isatty(), output=output, headless=headless)
 

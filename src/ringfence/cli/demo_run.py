@@ -41,11 +41,11 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     intruder: bool
     manifests: Path | None
     replay: bool
-    record: Path | None
 
 
 class Demo:
-    """A running demo: `learn` waits and reports, `serve` keeps the API up."""
+    """A running demo: `learn` waits and reports, `serve` keeps the API up. A replay's time is already over: its
+    `span` has an end."""
 
     def __init__(
         self,
@@ -54,22 +54,21 @@ class Demo:
         client: Client,
         api: tuple[str, str],
         say: Progress,
-        mode: str,
-        since: int,
+        span: tuple[int, int | None],
     ) -> None:
         self._settings, self._stack, self._client, self._say = settings, stack, client, say
-        self._mode, self._since = mode, since
+        self._since, self._until = span
         self.url, self.token = api
 
     def learn(self) -> Report:
         """Wait for the asked time, then ask the API for everything."""
-        window = {"since": rfc3339(self._since), "until": rfc3339(self._wait())}
+        window = {"since": rfc3339(self._since), "until": rfc3339(self._until or self._wait())}
         ask = self._client.get
         found, others = categories(connections_of(ask, window), self._settings.overlay)
         discovered = self._client.post("/v1/policies/discover", window)
         edges = ask("/v1/edges", window)
         return Report(
-            mode=self._mode,
+            mode="live" if self._until is None else "replay",
             server=self.url,
             since=window["since"],
             until=window["until"],
@@ -119,11 +118,11 @@ def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
             from ringfence.cli.demo_replay import replay
 
             say(f"replaying a recorded capture: {why_not}")
-            since = replay(settings.data / "server", url, say)
-            yield Demo(settings, stack, client, (url, token), say, "replay", since)
+            span = replay(settings.data / "server", url, say)
+            yield Demo(settings, stack, client, (url, token), say, span)
         else:
             since = _start_live(settings, stack, undo, (url, client), say)
-            yield Demo(settings, stack, client, (url, token), say, "live", since)
+            yield Demo(settings, stack, client, (url, token), say, (since, None))
         say("stopping")
 
 
