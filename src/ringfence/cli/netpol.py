@@ -104,13 +104,14 @@ def _offline(
     from ringfence.compiler.answer import answer
     from ringfence.discovery.facts import facts_of
     from ringfence.discovery.propose import discover
-    from ringfence.discovery.recorded import Names, edges_of
+    from ringfence.discovery.recorded import Names, edges_of, node_addresses
     from ringfence.kube.manifests import Manifests, load
 
     given = load(manifests) if manifests is not None else Manifests()
     _report(given, keep_going)
-    facts = facts_of(given.objects)
-    edges = edges_of(read_flows(files), Names(given.objects, facts))
+    recorded = read_flows(files)
+    facts = facts_of(given.objects, node_addresses(recorded))
+    edges = edges_of(recorded, Names(given.objects, facts))
     told = ", ".join(map(str, files))
     if not edges:
         raise Problem("no conversations", told, "capture longer, or name files that hold flows")

@@ -133,9 +133,11 @@ def _table(answer: Mapping[str, Any], out: Path | None) -> None:
         typer.echo()
         emit_table(
             f"unresolved: {len(asked)} to decide",
-            QUESTION,
-            [question(item) for item in asked[:MOST_QUESTIONS]],
+            QUESTION[:-1],
+            [question(item)[:-1] for item in asked[:MOST_QUESTIONS]],
         )
+    for reason, (why, decide) in sorted({q["reason"]: (q["why"], q["decide"]) for q in asked}.items()):
+        typer.echo(f"{reason}: {why}; {decide}")
     if len(asked) > MOST_QUESTIONS:
         typer.echo(f"and {len(asked) - MOST_QUESTIONS} more: -o json lists all")
     for note in answer.get("notes", ()):
@@ -151,7 +153,7 @@ def _row(policy: Mapping[str, Any], out: Path | None) -> tuple[str, ...]:
     return policy["namespace"], ", ".join(policy["workloads"]), str(policy["rules"]), evidence, file
 
 
-QUESTION = ("namespace", "workload", "direction", "peer", "port", "until then", "why", "decide")
+QUESTION = ("namespace", "workload", "direction", "peer", "port", "until then", "reason", "decide")
 
 
 def question(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -166,6 +168,6 @@ def question(item: Mapping[str, Any]) -> tuple[str, ...]:
         peer["address"] or named,
         port,
         "admitted" if item["admitted"] else "not admitted",
-        f"{item['reason']}: {item['why']}",
+        item["reason"],
         item["decide"],
     )

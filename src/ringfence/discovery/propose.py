@@ -76,7 +76,7 @@ def discover(
     proposals = _proposals(members, rules, context)
     asked += [silent("host-network", s, cluster) for s in members if s.host_network]
     asked += [silent("no-labels", s, cluster) for s in members if _unselectable(s, context)]
-    notes += _notes(context, facts, home)
+    notes += _notes(context, facts, home, named=bool(namespaces))
     if len(heard) > len(talk):
         notes.append(f"{len(heard) - len(talk)} link-local neighbour conversations seen: they need no rule")
     return Discovery(cluster, proposals, tuple(sorted(joined(asked), key=_question_order)), tuple(notes))
@@ -255,7 +255,7 @@ def _proposal_notes(
     return tuple(notes)
 
 
-def _notes(context: Context, facts: Facts, edges: list[Edge]) -> list[str]:
+def _notes(context: Context, facts: Facts, edges: list[Edge], named: bool) -> list[str]:
     """What holds for the whole run."""
     notes = []
     running = {(s.namespace, s.name): s.running for s in facts.subjects}
@@ -274,6 +274,6 @@ def _notes(context: Context, facts: Facts, edges: list[Edge]) -> list[str]:
     if probes:
         notes.append(f"{probes} kubelet probe connections seen: they need no rule")
     quiet = sorted({s.namespace for s in facts.subjects} - context.scope)
-    if quiet:
+    if quiet and not named:
         notes.append(f"no policy proposed in: {', '.join(quiet)} (nothing seen there, or a system namespace)")
     return notes

@@ -61,6 +61,16 @@ class RecordedFlow(msgspec.Struct, frozen=True):
     provider_flags: str | None = None
 
 
+def node_addresses(flows: Iterable[RecordedFlow]) -> dict[str, set[str]]:
+    """Addresses that flows show their nodes to have, by node: a bridge's or a tunnel's is in no manifest."""
+    found: dict[str, set[str]] = {}
+    for end in (end for flow in flows for end in (flow.consumer, flow.provider)):
+        name = end.node or end.name
+        if end.kind == "node" and name:
+            found.setdefault(name, set()).add(end.ip)
+    return found
+
+
 class Names:
     """Who an address, or a pod, is by the given objects. Values are made once, never changed."""
 
