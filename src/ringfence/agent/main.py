@@ -49,8 +49,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of one window, in place of the mode's own."""
     netns: str | None = None
     """Path of the node's network namespace; the agent's own when absent."""
-    pin_dir: str = "/sys/fs/bpf/ringfence"
-    """Where kernel maps and programs are pinned, so that a crash loses nothing."""
+    pin_dir: str = "/run/ringfence/bpf/agent"
+    """Where kernel maps and programs are pinned, so that a crash loses nothing; a bpffs is mounted there unless it
+    lies in one (as /sys/fs/bpf/ringfence does on most machines)."""
     map_entries: int = 131_072
     """Entries of each kernel map."""
     tunnel_ports: tuple[int, ...] = (4789, 8472)
