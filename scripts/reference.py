@@ -8,8 +8,8 @@ import inspect
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
-import click
 import msgspec
 import typer
 
@@ -41,14 +41,15 @@ def _cli() -> str:
     """One section a verb, the text of its `--help` as data: usage, what it does, its options."""
     parts = [NOTE, "# Command line\n"]
     for path, command in verbs(typer.main.get_command(build()), ("ringfence",)):
-        parts.append(f"## {' '.join(path)}\n\n{textwrap.dedent(command.help or '').strip()}\n")
+        epilog = f"\n\n{command.epilog}" if command.epilog else ""
+        parts.append(f"## {' '.join(path)}\n\n{textwrap.dedent(command.help or '').strip()}{epilog}\n")
         rows = [_option(parameter) for parameter in command.params if parameter.name != "help"]
         if rows:
             parts.append("| option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
-def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+def verbs(command: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
     """Every command below `command`, itself included, depth first."""
     found = [(path, command)]
     for name, child in getattr(command, "commands", {}).items():
@@ -56,10 +57,10 @@ def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str
     return found
 
 
-def _option(parameter: click.Parameter) -> str:
+def _option(parameter: Any) -> str:
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
-        names = parameter.human_readable_name.upper()
+        names = (parameter.metavar or parameter.name).upper()
     text = getattr(parameter, "help", None) or ""
     return f"| `{names}` | {' '.join(text.split()).replace('|', chr(92) + '|')} |"
 

@@ -30,14 +30,19 @@ class LabSettings(msgspec.Struct, frozen=True):
     name: str = "lab"
     """Letters and digits only: it is the prefix of every namespace, and no name may be another's prefix."""
     nodes: int = 2
+    """How many nodes, 1 to 50."""
     overlay: str = "routed"
+    """`routed` (static routes between nodes) or `vxlan` (a device as flannel makes it)."""
     manifests: str | None = None
     """A folder or file of Kubernetes YAML to run instead of the built-in Sock Shop."""
     intruder: bool = False
+    """Add a pod that scans the shop and calls user-db."""
     seed: int | None = None
     """Fixes UIDs, pod names and interface names; None draws new ones."""
     ipv6: bool = True
+    """Give pods, services and nodes IPv6 addresses too."""
     traffic: bool = True
+    """Let every pod make its calls; without it pods only listen."""
     probes: bool | None = None
     """Whether node probers run; None follows `traffic`."""
     rate: float = 1.0
