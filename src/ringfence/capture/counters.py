@@ -203,7 +203,9 @@ def _pin_name(name: str) -> str:
 def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
     """Set map sizes and variables, and refuse an object whose structs are not the ones Python reads."""
     for name in COUNT_MAPS:
-        loaded.set_entries(name, options.map_entries)
+        # A tunnelled packet is seen at an uplink only, where the packet inside it is seen at two taps.
+        share = 2 if name.startswith("tunnel") else 1
+        loaded.set_entries(name, max(1, options.map_entries // share))
     constants = loaded.variables(".rodata")
     table = constants[-4 * len(LAYOUT_TABLE) :].view("<u4")
     if tuple(table.tolist()) != LAYOUT_TABLE:

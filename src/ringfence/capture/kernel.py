@@ -33,7 +33,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     pin_dir: str = "/sys/fs/bpf/ringfence"
     """Where maps and programs are pinned, so that a crash loses nothing. A bpffs is mounted here if none is."""
     map_entries: int = 131_072
-    """Entries of each per-tuple map: (tap, direction, 5-tuple) seen between two drains."""
+    """Entries of each per-tuple map: (tap, direction, 5-tuple) seen between two drains; half of it for tunnels."""
     tunnel_ports: tuple[int, ...] = (4789, 8472)
     """UDP ports that carry VXLAN (RFC 7348, and Linux' older default)."""
     geneve_ports: tuple[int, ...] = (6081,)
