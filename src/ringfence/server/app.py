@@ -11,8 +11,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Write a new admin token to this file instead of printing it."""
 
 
-def make_app(service: Service, tokens: Tokens, on_shutdown: Callable[[], None] | None = None) -> Litestar:
+def make_app(service: Service, tokens: Tokens) -> Litestar:
     """The API over a service that is already started."""
-
-    @asynccontextmanager
-    async def life(_: Litestar) -> AsyncIterator[None]:
-        yield
-        if on_shutdown is not None:
-            on_shutdown()
-
     return Litestar(
         list(ROUTES),
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
@@ -90,7 +83,6 @@ def make_app(service: Service, tokens: Tokens, on_shutdown: Callable[[], None] |
             Exception: _defect,
         },
         openapi_config=OpenAPIConfig("Ringfence", __version__, path="/v1/schema"),
-        lifespan=[life],
         debug=False,
     )
 
@@ -144,27 +136,24 @@ class Server:
 
 def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> None:
     """Serve until SIGTERM or SIGINT. Raises Problem before anything is touched when it cannot."""
-    listener = _listener(settings.listen)
-    server = Server(settings)
     data = Path(settings.data)
-    try:
+    with ExitStack() as undo:
+        listener = _listener(settings.listen)
+        undo.callback(listener.close)
+        server = Server(settings)
         server.start()
+        undo.callback(server.stop)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         app = make_app(server.service, server.tokens)
         _tell(settings, server, url, say)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on"
-        )
-        write_private(data / READY_FILE, url + "\n")
-        # The server repeats a signal it got once it has stopped; the default would end us before `finally`.
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        # The server repeats a signal it got once it has stopped; the default would end us before the clean-up.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        write_private(data / READY_FILE, url + "\n")
+        undo.callback((data / READY_FILE).unlink, missing_ok=True)
         uvicorn.Server(config).run([listener])
-    finally:
-        (data / READY_FILE).unlink(missing_ok=True)
-        server.stop()
-        listener.close()
 
 
 def _tell(settings: ServerSettings, server: Server, url: str, say: Callable[[str], None]) -> None:
