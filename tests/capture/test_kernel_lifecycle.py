@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -153,6 +154,7 @@ def test_an_interface_that_comes_is_tapped_and_one_that_goes_is_forgotten(lan: A
     assert capture.refresh() is False
     add = f"ip link add name pod1 netns {lan.near} type veth peer name eth0 netns {lan.far}"
     subprocess.run(f"{add}; ip -n {lan.near} link set pod1 up", shell=True, check=True)
+    assert select.select([capture], [], [], 5.0)[0] == [capture]
     assert capture.refresh() is True
     assert [(tap.interface, tap.at, tap.pod) for tap in capture.taps] == [
         ("near", "node", None),

@@ -137,6 +137,10 @@ class Capture:
             return False
         return self._rescan()
 
+    def fileno(self) -> int:
+        """Readable (select, poll) as soon as an interface or address changed: then call `refresh`."""
+        return self._events.socket.fileno()
+
     def _rescan(self) -> bool:
         settings = self.settings
         view = look(self._route, self._own_inode, settings.include, settings.exclude)
