@@ -151,8 +151,12 @@ def _terms(index: NDArray[np.uint32], terms: Sequence[str]) -> pa.Array:
 
 def _taps(index: NDArray[np.uint16], names: Sequence[str]) -> pa.Array:
     """Each distinct set of taps once, as names separated by spaces."""
-    packed = np.ascontiguousarray(index).view([("", index.dtype)] * index.shape[1]).ravel()
-    distinct, inverse = np.unique(packed, return_inverse=True)
+    # Four indexes fit one machine word, which sorts ten times faster than a record; few rows have more taps.
+    used = 4 if not index[:, 4:].any() else index.shape[1]
+    packed = np.ascontiguousarray(index[:, :used])
+    keys = packed.view("<u8") if used == 4 else packed.view([("", index.dtype)] * used)
+    _, rows, inverse = np.unique(keys.ravel(), return_index=True, return_inverse=True)
+    distinct = packed[rows]
     texts = [" ".join(names[i - 1] for i in row if i) for row in distinct.tolist()]
     return pa.DictionaryArray.from_arrays(inverse.astype(np.int32), pa.array(texts, pa.string()))
 
