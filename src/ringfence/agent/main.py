@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import socket
 import sys
 import threading
@@ -24,6 +25,8 @@ from ringfence.wire.codec import encode
 from ringfence.wire.spool import Spool
 
 SECOND = 1_000_000_000
+PACE = 0.25
+"""Seconds between two looks at whether to stop."""
 MODES = {"conversation": 15.0, "detailed": 1.0}
 """Seconds of one window in each mode (design section 4)."""
 
@@ -56,6 +59,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of each kernel map."""
     tunnel_ports: tuple[int, ...] = (4789, 8472)
     """UDP ports that carry VXLAN."""
+    geneve_ports: tuple[int, ...] = (6081,)
+    """UDP ports that carry Geneve."""
     include: tuple[str, ...] = ()
     """Patterns of interfaces to tap although the rules would not."""
     exclude: tuple[str, ...] = ()
@@ -111,8 +116,9 @@ class Agent:
             self._kept(),
         )
         while not stop.is_set():
-            now = _now()
-            stop.wait(min(1.0, max(0.0, (state.next_close - now) / SECOND)))
+            # An interface that comes wakes the loop at once, so that a new pod's first packets are seen.
+            left = max(0.0, (state.next_close - _now()) / SECOND)
+            select.select([self._capture], [], [], min(PACE, left))
             self._capture.refresh()
             state = self._advance(state, Tick(_now()), shipper)
         self._advance(state, Tick(_now(), final=True), shipper)
@@ -205,6 +211,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         pin_dir=settings.pin_dir,
         map_entries=settings.map_entries,
         tunnel_ports=settings.tunnel_ports,
+        geneve_ports=settings.geneve_ports,
         include=settings.include,
         exclude=settings.exclude,
         processes=settings.processes,

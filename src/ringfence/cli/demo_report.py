@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ringfence.cli.map import party
+from ringfence.cli.map import show as show_edges
 from ringfence.cli.output import emit_table
-from ringfence.cli.proposals import QUESTION, file_of, question, write
+from ringfence.cli.proposals import file_of, show_questions, write
 from ringfence.flows.golden import GOLDEN, Golden, golden_of
 from ringfence.model.edges import Edge
 
@@ -94,42 +94,19 @@ def write_policies(folder: Path, policies: list[dict[str, Any]]) -> list[dict[st
 
 def show(report: Report) -> None:
     """The report for people."""
-    _show_edges(report.edges)
+    show_edges(msgspec.convert(report.edges, list[Edge]), "\nThe map: who talked to whom")
     _show_categories(report)
     emit_table(
         "\nProposed policies (nothing is enforced)",
         ("namespace", "workload", "rules", "file"),
         ((each["namespace"], each["workload"], each["rules"], each["file"]) for each in report.policies),
     )
-    emit_table(
-        "\nUnresolved: decide",
-        QUESTION[:-1],
-        (question(each)[:-1] for each in report.unresolved),
-    )
+    print()
+    show_questions(report.unresolved)
     emit_table(
         "\nAgents and completeness",
         ("node", "windows closed", "lost"),
         _agent_rows(report),
-    )
-
-
-def _show_edges(edges: list[Any]) -> None:
-    typed = msgspec.convert(edges, list[Edge])
-    emit_table(
-        "\nThe map: who talked to whom",
-        ("consumer", "provider", "port", "asked for", "category", "connections", "octets"),
-        (
-            (
-                party(edge.consumer),
-                party(edge.provider),
-                edge.protocol if edge.port is None else f"{edge.protocol} {edge.port}",
-                edge.service,
-                edge.category,
-                edge.connections,
-                edge.octets,
-            )
-            for edge in typed
-        ),
     )
 
 
@@ -153,7 +130,7 @@ def _leg(leg: dict[str, Any]) -> str:
         else f"{leg['consumer_octets']}/{leg['provider_octets']} octets"
     )
     taps = " ".join(f"{tap['node']}:{tap['interface']}" for tap in leg["taps"])
-    snat = " + snat" if leg["snat"] else ""
+    snat = " + snat" if leg["snat"] and leg["leg"] == "post-dnat" else ""
     return f"{leg['leg']}{snat}: {ends} {leg['protocol']} ({counted}) {taps}"
 
 

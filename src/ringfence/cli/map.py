@@ -48,7 +48,7 @@ def command(
     if output is MapOutput.dot:
         print("\n".join(dot(edges)))
     elif output is MapOutput.table:
-        _table(edges)
+        show(edges)
         note_completeness(answer["completeness"])
     else:
         emit(answer["edges"] if output is MapOutput.jsonl else answer, Output(output.value))
@@ -75,26 +75,32 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _table(edges: list[Edge]) -> None:
+def show(edges: Iterable[Edge], title: str | None = None) -> None:
+    """Edges for people; a link's own housekeeping is counted, not listed (`-o json` has all)."""
     from ringfence.cli.output import emit_table
+    from ringfence.flows.categories import LINK_CONTROL
 
-    rows = (
-        (
-            party(edge.consumer),
-            party(edge.provider),
-            edge.protocol if edge.port is None else f"{edge.protocol} {edge.port}",
-            edge.service,
-            edge.category,
-            edge.connections,
-            edge.packets,
-            edge.octets,
-        )
-        for edge in edges
-    )
+    every = list(edges)
+    shown = [edge for edge in every if edge.category != LINK_CONTROL]
     emit_table(
-        None,
+        title,
         ("consumer", "provider", "port", "asked for", "category", "connections", "packets", "octets"),
-        rows,
+        map(_row, shown),
+    )
+    if len(shown) < len(every):
+        print(f"and {len(every) - len(shown)} edges of neighbour discovery, left out here")
+
+
+def _row(edge: Edge) -> tuple[object, ...]:
+    return (
+        party(edge.consumer),
+        party(edge.provider),
+        edge.protocol if edge.port is None else f"{edge.protocol} {edge.port}",
+        edge.service,
+        edge.category,
+        edge.connections,
+        edge.packets,
+        edge.octets,
     )
 
 

@@ -128,22 +128,27 @@ def _table(answer: Mapping[str, Any], out: Path | None) -> None:
         ("namespace", "workload", "rules", "evidence", "file"),
         [_row(policy, out) for policy in answer["policies"]],
     )
-    asked = answer["unresolved"]
-    if asked:
-        typer.echo()
-        emit_table(
-            f"unresolved: {len(asked)} to decide",
-            QUESTION[:-1],
-            [question(item)[:-1] for item in asked[:MOST_QUESTIONS]],
-        )
-    for reason, (why, decide) in sorted({q["reason"]: (q["why"], q["decide"]) for q in asked}.items()):
-        typer.echo(f"{reason}: {why}; {decide}")
-    if len(asked) > MOST_QUESTIONS:
-        typer.echo(f"and {len(asked) - MOST_QUESTIONS} more: -o json lists all")
+    show_questions(answer["unresolved"])
     for note in answer.get("notes", ()):
         typer.echo(f"note: {note}")
     if out is None:
         typer.echo("note: no file was written; --out DIR writes them, -o yaml prints them")
+
+
+def show_questions(asked: Sequence[Mapping[str, Any]]) -> None:
+    """What a person must decide, then each reason once with its explanation."""
+    if not asked:
+        return
+    typer.echo()
+    emit_table(
+        f"unresolved: {len(asked)} to decide",
+        QUESTION[:-1],
+        [question(item)[:-1] for item in asked[:MOST_QUESTIONS]],
+    )
+    for reason, (why, decide) in sorted({q["reason"]: (q["why"], q["decide"]) for q in asked}.items()):
+        typer.echo(f"{reason}: {why}; {decide}")
+    if len(asked) > MOST_QUESTIONS:
+        typer.echo(f"and {len(asked) - MOST_QUESTIONS} more: -o json lists all")
 
 
 def _row(policy: Mapping[str, Any], out: Path | None) -> tuple[str, ...]:
