@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,6 +77,8 @@ def read(
 
     if format not in (Format.auto, Format.pcap):
         raise Problem("not built yet", f"--format {format.value}", "give a pcap or pcapng file")
+    # The answer is many small values that all live until the end: looking for garbage among them only costs.
+    gc.disable()
     answer = read_files(files, inventory, sort.value, limit)
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)

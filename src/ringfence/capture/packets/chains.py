@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ringfence.capture.packets.frames import I64
 
-CUT = 1 << 15
+CUT = 1 << 14
 """Octets between guesses."""
 LINKS = 4
 """Records in a row that must look right for a guess to be worth following."""
@@ -121,18 +121,25 @@ def _together(
 ) -> tuple[NDArray[np.intp], I64, I64]:
     """Follow every chain up to the next one's head: (chain, start) of each record, and each chain's arrival."""
     lengths = np.ndarray((len(buffer) - 3,), shape.order + "u4", buffer, 0, (1,))
-    stops = np.append(heads[1:], end)
+    # A record's header must be whole before its length is read.
+    stops = np.minimum(np.append(heads[1:], end), end - shape.header + 1)
     at, live = heads.copy(), np.arange(len(heads))
-    chains, starts = [], []
-    while len(live):
-        here = at[live]
-        inside = (here < stops[live]) & (here + shape.header <= end)
-        live, here = live[inside], here[inside]
+    here, stop = heads, stops
+    chains, starts = [live[:0]], [heads[:0]]
+    while True:
+        inside = here < stop
+        if not inside.all():
+            at[live] = here
+            live, here, stop = live[inside], here[inside], stop[inside]
+        if not len(live):
+            return np.concatenate(chains), np.concatenate(starts), at
         length = lengths[here + 8].astype(np.int64)
-        after = here + shape.header + length
-        whole = (length <= shape.longest) & (after <= end)
-        live = live[whole]
+        after = here + length
+        after += shape.header
+        if length.max() > shape.longest or after.max() > end:
+            at[live] = here
+            whole = (length <= shape.longest) & (after <= end)
+            live, here, stop, after = live[whole], here[whole], stop[whole], after[whole]
         chains.append(live)
-        starts.append(here[whole])
-        at[live] = after[whole]
-    return np.concatenate(chains), np.concatenate(starts), at
+        starts.append(here)
+        here = after

@@ -12,7 +12,7 @@ import numpy as np
 
 from ringfence.capture.packets.chains import Layout, follow
 from ringfence.capture.packets.feed import Feed
-from ringfence.capture.packets.frames import I64, Frames, Stop, fields
+from ringfence.capture.packets.frames import BATCH, I64, Frames, Stop, fields
 
 GLOBAL = 24
 """Octets of the file header."""
@@ -48,9 +48,9 @@ def frames(feed: Feed) -> Iterator[Frames | Stop]:
     used, packets = GLOBAL, 0
     while True:
         starts, used, absurd = follow(feed.store, used, feed.filled, shape)
-        if len(starts):
-            yield _frames(feed, starts, shape)
-            packets += len(starts)
+        for first in range(0, len(starts), BATCH):
+            yield _frames(feed, starts[first : first + BATCH], shape)
+        packets += len(starts)
         if absurd:
             yield Stop(f"a record says it holds {absurd} octets", packets, feed.origin + used)
             return

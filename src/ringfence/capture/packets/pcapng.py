@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ringfence.capture.packets.feed import Feed
-from ringfence.capture.packets.frames import Frames, Stop
+from ringfence.capture.packets.frames import BATCH, Frames, Stop
 
 SECTION, INTERFACE, OLD_PACKET, SIMPLE, ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 MAGIC = struct.pack("<I", SECTION)
@@ -20,8 +20,6 @@ SMALLEST = 12
 LONGEST = 1 << 27
 """A longer block is damage."""
 PACKETS = frozenset({OLD_PACKET, SIMPLE, ENHANCED})
-MOST_PENDING = 1 << 16
-"""Packets gathered before they are handed on."""
 
 
 class Interface(NamedTuple):
@@ -176,7 +174,7 @@ def _chunk(
     """
     pending: list[Packet] = []
     try:
-        while len(pending) < MOST_PENDING:
+        while len(pending) < BATCH:
             length = section.length(store, at, end)
             if not length or at + length > end:
                 return pending, at, None, length
