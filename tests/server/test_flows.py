@@ -51,7 +51,9 @@ def test_a_straggler_outside_the_asked_time_does_not_appear(api, now, boundary):
     first, second = now - 5 * SECOND, now - 4 * SECOND
     api.send(sighting(first, role=0), (first, second), node="node1")
     api.send(sighting(second, role=1, packets=(1, 0), first_window=first), (first, second), node="node2")
-    found = api.server.service._queries.flows(first + boundary * SECOND, first + (boundary + 1) * SECOND)
+    found = api.server.service._queries.flows(
+        first + boundary * SECOND, first + (boundary + 1) * SECOND, "lab"
+    )
     assert found.table["consumer_packets"].tolist() == ([6] if boundary == 0 else [])
 
 

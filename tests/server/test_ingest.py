@@ -56,7 +56,7 @@ def test_a_restart_keeps_rows_marks_tokens_and_conversations(tmp_path, now):
         rows = sighting(window, first_window=window)
         batch = Batch(header(number, (window,)), rows, no_translations())
         assert server.service.ingest.submit(batch).result(10) == Acknowledged(number)
-        ids += server.service._queries.flows(now - 60 * SECOND, now).table["flow_id"].tolist()
+        ids += server.service._queries.flows(now - 60 * SECOND, now, "lab").table["flow_id"].tolist()
         assert total(server, now) == 11 * number
         server.stop()
     assert len(set(ids)) == 1
@@ -171,5 +171,5 @@ def test_out_of_order_in_one_group(api, now):
 
 
 def total(server: Server, now: int) -> int:
-    answer = server.service._queries.flows(now - 3600 * SECOND, now)
+    answer = server.service._queries.flows(now - 3600 * SECOND, now, "lab")
     return int(answer.table["consumer_packets"].sum() + answer.table["provider_packets"].sum())

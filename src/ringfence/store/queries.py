@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringfence.flows.conversations import U64
 from ringfence.flows.counted import Chosen, choose, coverage, gaps, is_closed, substitutes
+from ringfence.flows.keys import hash_words
 from ringfence.flows.link import turn
 from ringfence.model.batches import ProcessInfo
 from ringfence.model.columns import FLOW, TRANSLATION, UNKNOWN_U4, Table, structured
@@ -36,26 +37,44 @@ COUNTS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_o
 FLAGS = ("consumer_flags", "provider_flags")
 
 
+class Evidence(NamedTuple):
+    """Every (flow, node) pair of an answer, in columns; values are made only for rows that are shown."""
+
+    chosen: Chosen
+    kept: I64
+    nodes: Sequence[str]
+    node: I64
+    taps: pa.ChunkedArray
+
+    def of(self, row: int) -> tuple[tuple[str, int, str], ...]:
+        """(node, role, "at/interface ...") of every node that saw the flow, the counted one first."""
+        flow = int(self.kept[row])
+        ends = (*self.chosen.start[flow : flow + 2].tolist(), len(self.chosen.order))
+        pairs = self.chosen.order[ends[0] : ends[1]].tolist()
+        return tuple(
+            (self.nodes[self.node[i]], int(self.chosen.role[i]), self.taps[i].as_py()) for i in pairs
+        )
+
+
 class FlowsAnswer(NamedTuple):
     """Flows over a time, one row each. `table` is FLOW; `began` the first window of each conversation.
 
-    `nodes`, `pods`, `processes` are what the table's indexes (index + 1) point at; `clusters` is per row.
-    `evidence` is per row: ((node, role, "at/interface ..."), ...) of every node that saw it, the counted first.
+    `nodes`, `pods`, `processes` are what the table's indexes (index + 1) point at.
+    `evidence` tells who saw each flow.
     """
 
     table: Table
     began: I64
-    clusters: Sequence[str]
     nodes: Sequence[str]
     pods: Sequence[str]
     processes: Sequence[ProcessInfo]
-    evidence: Sequence[tuple[tuple[str, int, str], ...]]
+    evidence: Evidence
 
     def taps(self, row: int) -> tuple[Tap, ...]:
         """The taps that saw one flow."""
         return tuple(
             Tap(node, interface, at, role)
-            for node, role, names in self.evidence[row]
+            for node, role, names in self.evidence.of(row)
             for at, _, interface in (name.partition("/") for name in names.split())
         )
 
@@ -73,24 +92,27 @@ class Queries:
     def __init__(self, engine: Engine, visible: Callable[[], int]) -> None:
         self._engine, self._visible = engine, visible
 
-    def flows(self, since: int, until: int, cluster: str | None = None) -> FlowsAnswer:
-        """Every flow with a counted window in [since, until), UTC nanoseconds, oldest first."""
-        values = {**self._range(since, until), "cluster": cluster or ""}
+    def flows(self, since: int, until: int, cluster: str) -> FlowsAnswer:
+        """Every flow of a cluster with a counted window in [since, until), UTC nanoseconds, oldest first."""
+        values = {**self._range(since, until), "cluster": cluster}
         seen = self._engine.query(_SEEN, values)
-        answer = _assemble(seen)
-        chosen = _chosen(seen, answer)
-        table, began = _flow_table(seen, chosen, answer)
-        counted = (
-            np.asarray(seen["inside"])[chosen.order[chosen.start]] > 0 if len(table) else np.zeros(0, bool)
+        names = _names(seen)
+        node = names.node
+        chosen = choose(
+            seen["flow_id"].to_numpy(),
+            node,
+            seen["role"].to_numpy(),
+            seen["direction"].to_numpy(),
+            seen["reversed"].to_numpy(),
         )
-        counted |= self._fill_gaps(table, seen, chosen, values)
+        table, began = _flow_table(seen, chosen, names)
+        best = chosen.order[chosen.start]
+        counted = seen["inside"].to_numpy()[best] > 0
+        counted |= self._fill_gaps(table, seen, chosen, names, values)
         kept = np.flatnonzero(counted)
         kept = kept[np.lexsort((table["flow_id"][kept], table["first"][kept]))]
-        evidence = _evidence(seen, chosen, kept)
-        clusters = np.array(seen["cluster"].to_pylist(), object)[chosen.order[chosen.start]][kept].tolist()
-        return FlowsAnswer(
-            table[kept], began[kept], clusters, answer.nodes, answer.pods, answer.processes, evidence
-        )
+        evidence = Evidence(chosen, kept, names.nodes, node, seen["taps"])
+        return FlowsAnswer(table[kept], began[kept], names.nodes, names.pods, names.processes, evidence)
 
     def translations(self, since: int, until: int, cluster: str | None = None) -> Table:
         """Translations that may tie flows of [since, until): a TRANSLATION table, oldest first."""
@@ -111,9 +133,9 @@ class Queries:
             table[field] = rows[field].to_numpy()
         return table
 
-    def windows(self, since: int, until: int) -> pa.Table:
+    def windows(self, since: int, until: int, cluster: str = "") -> pa.Table:
         """(cluster, node, window, length) of every closed window that starts in [since, until)."""
-        return self._engine.query(_WINDOWS, self._range(since, until))
+        return self._engine.query(_WINDOWS, {**self._range(since, until), "cluster": cluster})
 
     def losses(self, since: int, until: int) -> pa.Table:
         """(cluster, node, stage, packets, octets, events) reported in [since, until)."""
@@ -141,59 +163,49 @@ class Queries:
         return {"since": since, "until": until, "segment": self._visible()}
 
     def _fill_gaps(
-        self, table: Table, seen: pa.Table, chosen: Chosen, values: dict[str, Any]
+        self, table: Table, seen: pa.Table, chosen: Chosen, names: _Names, values: dict[str, Any]
     ) -> NDArray[np.bool_]:
         """Add to `table` what the next node saw in windows the counted one never closed; which rows got some."""
         got = np.zeros(len(table), np.bool_)
-        closed_rows = self.windows(values["since"] - MARGIN, values["until"] + MARGIN)
-        names = _node_names(seen)
-        owner = _codes(_node_names(closed_rows), names)
+        windows = self.windows(values["since"] - MARGIN, values["until"] + MARGIN, values["cluster"])
+        owner = _codes(windows["node"], names.nodes)
         known = owner >= 0
-        length = closed_rows["length"].to_numpy()[known]
-        starts, _, closed = coverage(
-            owner[known], closed_rows["window"].to_numpy()[known], length, len(names)
-        )
+        window, length = (windows[name].to_numpy()[known] for name in ("window", "length"))
+        starts, _, closed = coverage(owner[known], window, length, len(names.nodes))
         holes = gaps(starts, closed)
         if not len(holes) or not len(table):
             return got
-        extra = self._engine.query(_IN_GAPS, {**values, "holes": _windows_of(closed_rows, holes)})
-        if not extra.num_rows:
-            return got
-        return _add_extra(table, seen, extra, chosen, starts, closed, names)
+        extra = self._engine.query(_IN_GAPS, {**values, "holes": _windows_of(windows, holes)})
+        at = _place(seen, extra, names)
+        rank = np.empty(len(chosen.order), np.int64)
+        rank[chosen.order] = np.arange(len(rank)) - chosen.start[chosen.flow[chosen.order]]
+        start = extra["window"].to_numpy()
+        silent = _is_answered(chosen, rank, names.node, at, start, starts, closed)
+        counts = substitutes(chosen.flow[at], rank[at], start, silent)
+        _merge(table, extra, np.flatnonzero(counts), chosen, at)
+        got[chosen.flow[at[counts]]] = True
+        return got
 
 
-def _add_extra(
-    table: Table,
-    seen: pa.Table,
-    extra: pa.Table,
-    chosen: Chosen,
-    starts: I64,
-    closed: NDArray[np.bool_],
-    names: list[str],
+def _place(seen: pa.Table, extra: pa.Table, names: _Names) -> I64:
+    """The row of `seen` with the (flow, node) of each row of `extra`: both come from the same sightings."""
+    key = hash_words(seen["flow_id"].to_numpy(), names.node.astype(np.uint64))
+    order = np.argsort(key)
+    node = _codes(extra["node"], names.nodes).astype(np.uint64)
+    return order[np.searchsorted(key[order], hash_words(extra["flow_id"].to_numpy(), node))]
+
+
+def _is_answered(
+    chosen: Chosen, rank: I64, node: I64, at: I64, window: I64, starts: I64, closed: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    rank = np.empty(len(chosen.order), np.int64)
-    flow_of = chosen.flow[chosen.order]
-    rank[chosen.order] = np.arange(len(rank)) - chosen.start[flow_of]
-    all_names = _node_names(seen)
-    node = _codes(all_names, names)
-    # Rows of `extra` are found again among `seen` by (flow, node): both come from the same sightings.
-    place = {pair: i for i, pair in enumerate(zip(seen["flow_id"].to_pylist(), node.tolist(), strict=True))}
-    extra_node = _codes(_node_names(extra), names)
-    at = np.array(
-        [place[pair] for pair in zip(extra["flow_id"].to_pylist(), extra_node.tolist(), strict=True)],
-        np.int64,
-    )
-    window = extra["window"].to_numpy()
-    silent = np.zeros(len(at), np.bool_)
-    for row, (where, start) in enumerate(zip(at.tolist(), window.tolist(), strict=True)):
-        flow = chosen.flow[where]
-        better = chosen.order[chosen.start[flow] : chosen.start[flow] + rank[where]]
-        silent[row] = is_closed(starts, closed, node[better], np.full(len(better), start)).any()
-    counts = substitutes(chosen.flow[at], rank[at], window, silent)
-    _merge(table, extra, np.flatnonzero(counts), chosen, at)
-    got = np.zeros(len(table), np.bool_)
-    got[chosen.flow[at[counts]]] = True
-    return got
+    """Whether a node of lower rank closed the window, so that its silence is the truth."""
+    answered = np.zeros(len(at), np.bool_)
+    first = chosen.start[chosen.flow[at]]
+    for level in range(int(rank[at].max(initial=0))):
+        rows = np.flatnonzero(rank[at] > level)
+        better = node[chosen.order[first[rows] + level]]
+        answered[rows] |= is_closed(starts, closed, better, window[rows])
+    return answered
 
 
 def _merge(table: Table, extra: pa.Table, rows: I64, chosen: Chosen, at: I64) -> None:
@@ -211,30 +223,29 @@ def _merge(table: Table, extra: pa.Table, rows: I64, chosen: Chosen, at: I64) ->
 
 
 class _Names(NamedTuple):
+    """The side lists of an answer, and each row's index into them; pods and processes from 1, 0 is none."""
+
     nodes: list[str]
     pods: list[str]
     processes: list[ProcessInfo]
+    node: I64
+    consumer_pod: I64
+    provider_pod: I64
+    process: I64
 
 
-def _assemble(seen: pa.Table) -> _Names:
-    """The side lists of an answer."""
-    pods = sorted(
-        {*seen["consumer_pod"].unique().to_pylist(), *seen["provider_pod"].unique().to_pylist()} - {""}
-    )
-    texts = sorted(set(seen["process"].unique().to_pylist()) - {""})
+def _names(seen: pa.Table) -> _Names:
+    nodes = _distinct(seen["node"])
+    pods = sorted({*_distinct(seen["consumer_pod"]), *_distinct(seen["provider_pod"])})
+    texts = _distinct(seen["process"])
     return _Names(
-        _node_names_plain(seen), pods, [msgspec.json.decode(text, type=ProcessInfo) for text in texts]
-    )
-
-
-def _chosen(seen: pa.Table, names: _Names) -> Chosen:
-    node = _codes(seen["node"].to_pylist(), names.nodes)
-    return choose(
-        seen["flow_id"].to_numpy(),
-        node,
-        seen["role"].to_numpy(),
-        seen["direction"].to_numpy(),
-        seen["reversed"].to_numpy(),
+        nodes,
+        pods,
+        [msgspec.json.decode(text, type=ProcessInfo) for text in texts],
+        _codes(seen["node"], nodes),
+        _codes(seen["consumer_pod"], pods) + 1,
+        _codes(seen["provider_pod"], pods) + 1,
+        _codes(seen["process"], texts) + 1,
     )
 
 
@@ -244,12 +255,10 @@ def _flow_table(seen: pa.Table, chosen: Chosen, names: _Names) -> tuple[Table, I
     table["flow_id"], table["tuple_hash"] = seen["flow_id"].to_numpy(), seen["tuple_hash"].to_numpy()
     for side in ("consumer", "provider"):
         table[side + "_hi"], table[side + "_lo"] = halves(seen[side + "_ip"])
-        table[side + "_pod"] = _codes(seen[side + "_pod"].to_pylist(), names.pods) + 1
+    table["consumer_pod"], table["provider_pod"] = names.consumer_pod, names.provider_pod
     for name in ("consumer_port", "provider_port", "protocol", "kind", "zone", "inner"):
         table[name] = seen[name].to_numpy()
-    texts = sorted(set(seen["process"].unique().to_pylist()) - {""})
-    table["process"] = _codes(seen["process"].to_pylist(), texts) + 1
-    table["node"] = _codes(seen["node"].to_pylist(), names.nodes) + 1
+    table["process"], table["node"] = names.process, names.node + 1
     table[chosen.turned] = turn(table[chosen.turned])
     counted = table[chosen.order[chosen.start]]
     counted["direction"] = chosen.direction
@@ -278,31 +287,19 @@ def _counters(rows: pa.Table) -> Table:
     return table
 
 
-def _evidence(seen: pa.Table, chosen: Chosen, kept: I64) -> list[tuple[tuple[str, int, str], ...]]:
-    """Per kept flow, who saw it: best node first."""
-    nodes, taps = seen["node"].to_pylist(), seen["taps"].to_pylist()
-    ends = np.r_[chosen.start[1:], len(chosen.order)]
-    order, role = chosen.order.tolist(), chosen.role.tolist()
-    return [
-        tuple((nodes[i], role[i], taps[i]) for i in order[chosen.start[flow] : ends[flow]])
-        for flow in kept.tolist()
-    ]
+def _distinct(column: pa.ChunkedArray) -> list[str]:
+    """The column's texts, sorted, the empty one apart."""
+    return sorted(set(column.unique().to_pylist()) - {""})
 
 
-def _node_names(rows: pa.Table) -> list[str]:
-    """`cluster/node` per row: two clusters may name a node alike."""
-    pairs = zip(rows["cluster"].to_pylist(), rows["node"].to_pylist(), strict=True)
-    return [f"{cluster}/{node}" for cluster, node in pairs]
-
-
-def _node_names_plain(rows: pa.Table) -> list[str]:
-    return sorted(set(rows["node"].unique().to_pylist()))
-
-
-def _codes(values: Sequence[str], names: Sequence[str]) -> I64:
-    """Place of each value in `names`, -1 when absent."""
+def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> I64:
+    """Place of each value in `names`, -1 when absent. Python sees each distinct value once."""
     place = {name: i for i, name in enumerate(names)}
-    return np.array([place.get(value, -1) for value in values], np.int64)
+    coded = column.combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    of_term = np.array([place.get(term, -1) for term in coded.dictionary.to_pylist()], np.int64)
+    return np.asarray(of_term[coded.indices.to_numpy(zero_copy_only=False)], np.int64)
 
 
 def _windows_of(rows: pa.Table, holes: I64) -> list[int]:
@@ -387,7 +384,7 @@ WHERE seen >= {{since:Int64}} AND seen < {{until:Int64}} AND {_WHOLE} AND {_OF_C
 """
 _WINDOWS = f"""
 SELECT cluster, node, window, max(length) AS length FROM {DATABASE}.windows
-WHERE {_INSIDE} AND {_WHOLE} GROUP BY cluster, node, window ORDER BY cluster, node, window
+WHERE {_INSIDE} AND {_WHOLE} AND {_OF_CLUSTER} GROUP BY cluster, node, window ORDER BY cluster, node, window
 """
 _REPORTED = "at >= {since:Int64} AND at < {until:Int64}"
 _LOSSES = f"""

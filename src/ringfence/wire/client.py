@@ -61,11 +61,15 @@ class Sender:
     def __init__(
         self, url: str, token: str, timeout: float = 10.0, context: ssl.SSLContext | None = None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
             raise Problem("bad server address", url, "write it as http://HOST:PORT or https://HOST:PORT")
         self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = parts.hostname or "", parts.port
         self._path = parts.path.rstrip("/") + PATH
         self._token, self._timeout, self._context = token, timeout, context
         self._connection: http.client.HTTPConnection | None = None
