@@ -38,7 +38,7 @@ def pack(text: str) -> tuple[int, int]:
 def unpack(hi: int, lo: int) -> str:
     """The text form of one address: dotted for IPv4-mapped values, RFC 5952 otherwise."""
     if hi == 0 and lo >> 32 == 0xFFFF:
-        return str(ipaddress.IPv4Address(lo & 0xFFFF_FFFF))
+        return f"{lo >> 24 & 255}.{lo >> 16 & 255}.{lo >> 8 & 255}.{lo & 255}"
     return str(ipaddress.IPv6Address(hi << 64 | lo))
 
 
