@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import typer
 
@@ -62,7 +63,8 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 0 success, 1 the answer is "no", 2 bad input or usage, 70 a defect of ours."""
     try:
-        build()()
+        code = build()(prog_name="ringfence", standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -73,6 +75,9 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as defect:
+        if hasattr(defect, "format_message"):
+            _refuse(defect)
+            raise SystemExit(2) from None
         # A defect of ours, not of the input; the whole story only for who asks.
         if os.environ.get("RINGFENCE_DEBUG"):
             raise
@@ -81,3 +86,12 @@ def main() -> None:
             f"error: internal error: {where}: please report it; RINGFENCE_DEBUG=1 shows more", file=sys.stderr
         )
         raise SystemExit(70) from None
+
+
+def _refuse(error: Any) -> None:
+    """One line for what the command line's own parser refuses (it ships inside Typer, so it is known by shape)."""
+    what = " ".join(error.format_message().split()).removeprefix("Value error, ").rstrip(".")
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "ringfence"
+    # A group called without a verb has shown its help already, and has nothing more to say.
+    if what:
+        print(f"error: {what}: {path}: see `{path} --help`", file=sys.stderr)
