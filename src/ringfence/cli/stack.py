@@ -73,6 +73,12 @@ class Stack:
                 )
             time.sleep(0.05)
 
+    def kill(self, name: str, number: int) -> None:
+        """Send signal `number` to child `name`, wait for its end, and forget it."""
+        child = self._children.pop(name)
+        child.send_signal(number)
+        child.wait(PATIENCE)
+
     def stop(self) -> None:
         """Stop every child, the newest first, and wait for each."""
         for child in reversed(self._children.values()):

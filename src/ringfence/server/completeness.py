@@ -32,7 +32,8 @@ class LossSum(msgspec.Struct, frozen=True):
 
 
 class NodeCompleteness(msgspec.Struct, frozen=True):
-    """One node's part. `ratio` is closed of expected windows, 1.0 when none were expected."""
+    """One node's part. `ratio` is closed of expected windows, 1.0 when none were expected; `reasons` say why it is
+    not complete; `blind_spots` are what this node's agent can never see, in its own words."""
 
     cluster: str
     node: str
@@ -44,6 +45,7 @@ class NodeCompleteness(msgspec.Struct, frozen=True):
     losses: tuple[LossSum, ...]
     ratio: float
     reasons: tuple[str, ...]
+    blind_spots: tuple[str, ...]
 
 
 class Completeness(msgspec.Struct, frozen=True):
@@ -102,7 +104,6 @@ def _node(
     losses = tuple(losses)
     reasons = [*_window_reasons(expected - len(windows)), *_loss_reasons(missing, losses)]
     if agent is not None:
-        reasons += list(agent.notes)
         if abs(agent.skew) > SKEW + SECOND:
             reasons.append(f"its clock is {agent.skew / SECOND:+.1f} s off, or its batches arrive late")
     return NodeCompleteness(
@@ -115,6 +116,7 @@ def _node(
         losses,
         _ratio(len(windows), expected),
         tuple(reasons),
+        tuple(agent.notes) if agent else (),
     )
 
 
