@@ -26,6 +26,8 @@ EXAMPLES = 5
 FIN, SYN, RST, PSH = 0x01, 0x02, 0x04, 0x08
 NAMED = ("pod", "node")
 """Kinds of endpoints that are a party whatever address they used."""
+ASKED = ("service", "node")
+"""Kinds of endpoints whose `service` is what was asked for: a ClusterIP, or a node at one of its NodePorts."""
 
 
 def edges(
@@ -121,7 +123,7 @@ def _keys(
             parties.of(p, p_hi, p_lo),
             protocol_name(number),
             at if number in PORTS else None,
-            endpoints[wanted].service if endpoints[wanted].kind == "service" else None,
+            endpoints[wanted].service if endpoints[wanted].kind in ASKED else None,
             names[int(code)],
         )
         for c, p, wanted, c_hi, c_lo, p_hi, p_lo, code, number, at in distinct

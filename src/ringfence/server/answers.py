@@ -16,7 +16,7 @@ from ringfence.discovery.edges import edges
 from ringfence.flows.categories import categories, placements
 from ringfence.flows.link import Legs, link
 from ringfence.flows.present import hexadecimal, present
-from ringfence.model.columns import Table
+from ringfence.model.columns import Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
 from ringfence.model.flows import Flow, FlowEnd
@@ -125,6 +125,7 @@ class Answers:
         flows["first"] = np.maximum(flows["first"], np.minimum(since, flows["last"]))
         ends = self._book.resolve(cluster, flows, stored.pods)
         ports = self._book.ports(cluster, until)
+        ends = _asked_by_node_port(flows, legs, ends, ports)
         names = categories(
             flows, legs, ends.consumer, ends.provider, ends.endpoints, _probes(flows, ends, ports)
         )
@@ -181,10 +182,22 @@ def _endpoints(part: Linked, rows: I64) -> tuple[list[Endpoint], list[Endpoint]]
 def service_of(part: Linked, opener: int) -> str | None:
     """`namespace/name` of the service that a connection asked for, by ClusterIP or NodePort."""
     asked: Endpoint = part.ends.endpoints[part.ends.provider[opener]]
-    if asked.service is not None or asked.kind != "node" or part.legs.server[opener] == opener:
-        return asked.service
-    protocol = protocol_name(int(part.flows["protocol"][opener]))
-    return part.ports.node_ports.get((protocol, int(part.flows["provider_port"][opener])))
+    return asked.service
+
+
+def _asked_by_node_port(flows: Table, legs: Legs, ends: Resolved, ports: Ports) -> Resolved:
+    """The ends, with the service named on the nodes that were asked at one of its NodePorts."""
+    is_node = np.array([endpoint.kind == "node" for endpoint in ends.endpoints], np.bool_)
+    rows = np.flatnonzero((legs.leg == Leg.PRE_DNAT) & is_node[ends.provider])
+    endpoints, provider = list(ends.endpoints), ends.provider.copy()
+    keys = np.c_[provider[rows], flows["protocol"][rows], flows["provider_port"][rows]]
+    distinct, which = np.unique(keys, axis=0, return_inverse=True)
+    for index, (version, protocol, port) in enumerate(distinct.tolist()):
+        service = ports.node_ports.get((protocol_name(protocol), port))
+        if service is not None:
+            provider[rows[which.ravel() == index]] = len(endpoints)
+            endpoints.append(msgspec.structs.replace(endpoints[version], service=service))
+    return ends._replace(provider=provider, endpoints=endpoints)
 
 
 def _connections(part: Linked, openers: I64) -> list[Connection]:

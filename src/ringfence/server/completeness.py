@@ -103,9 +103,8 @@ def _node(
     missing = batches.get("missing", 0)
     losses = tuple(losses)
     reasons = [*_window_reasons(expected - len(windows)), *_loss_reasons(missing, losses)]
-    if agent is not None:
-        if abs(agent.skew) > SKEW + SECOND:
-            reasons.append(f"its clock is {agent.skew / SECOND:+.1f} s off, or its batches arrive late")
+    if agent is not None and abs(agent.skew) > SKEW + SECOND:
+        reasons.append(f"its clock is {agent.skew / SECOND:+.1f} s off, or its batches arrive late")
     return NodeCompleteness(
         *key,
         expected,
