@@ -48,10 +48,12 @@ class Feed:
     def _fill(self) -> int:
         """Read until the buffer is full or the stream ends."""
         before, room = self.filled, len(self.store) - PAD
+        # One read of what lies under a packed stream at a time: when it breaks, what came before is kept.
+        take = getattr(self._stream, "readinto1", None) or self._stream.readinto  # type: ignore[attr-defined]
         view = memoryview(self.store)
         while self.filled < room and not self.ended:
             try:
-                got = self._stream.readinto(view[self.filled : room])  # type: ignore[attr-defined]
+                got = take(view[self.filled : room])
             except UNPACK_ERRORS as error:
                 self.damage, got = str(error) or "it ends early", 0
             self.ended = not got

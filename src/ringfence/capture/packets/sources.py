@@ -6,8 +6,10 @@ import gzip
 import io
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import zstandard
 
@@ -18,19 +20,30 @@ UNPACK_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What a damaged gzip or zstd stream, or a device that stops answering, raises while it is read."""
 
 
-def open_capture(name: str) -> IO[bytes]:
+@contextmanager
+def open_capture(name: str) -> Iterator[IO[bytes]]:
     """A stream of the capture's own octets. `-` is standard input. Raises Problem when it cannot be opened."""
-    if name == "-":
-        raw: IO[bytes] = sys.stdin.buffer
-    else:
-        raw = _opened(Path(name))
+    with ExitStack() as stack:
+        raw = sys.stdin.buffer if name == "-" else stack.enter_context(_opened(Path(name)))
+        try:
+            yield stack.enter_context(closing(_unpacked(raw, reopen=name != "-")))
+        except UNPACK_ERRORS as error:
+            raise Problem(f"cannot read ({error})", name, "copy it again, or name another file") from None
+
+
+def _unpacked(raw: IO[bytes], reopen: bool) -> IO[bytes]:
+    """`raw` from its start. Standard input is wrapped, so that closing what comes back leaves it open."""
     head = _peek(raw, 4)
+    whole: IO[bytes] = io.BufferedReader(_Rejoined(head, raw))
+    if reopen and raw.seekable():
+        raw.seek(-len(head), io.SEEK_CUR)
+        whole = raw
     if head.startswith(GZIP):
-        return io.BufferedReader(gzip.GzipFile(fileobj=_whole(raw, head)))
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=whole))
     if head.startswith(ZSTD):
-        reader = zstandard.ZstdDecompressor().stream_reader(_whole(raw, head), read_across_frames=True)
-        return io.BufferedReader(reader)
-    return _whole(raw, head)
+        reader = zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True)
+        return cast("IO[bytes]", reader)
+    return whole
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -55,14 +68,6 @@ def _peek(raw: IO[bytes], size: int) -> bytes:
             break
         head += more
     return head
-
-
-def _whole(raw: IO[bytes], head: bytes) -> IO[bytes]:
-    """The stream with the octets already taken put back in front."""
-    if raw.seekable():
-        raw.seek(-len(head), io.SEEK_CUR)
-        return raw
-    return io.BufferedReader(_Rejoined(head, raw))
 
 
 class _Rejoined(io.RawIOBase):

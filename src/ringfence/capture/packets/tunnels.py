@@ -38,7 +38,8 @@ def udp(buffer: Bytes, work: Work, rows: Rows) -> Step:
     to, back = np.isin(head["dst"], TUNNEL_PORTS), np.isin(head["src"], TUNNEL_PORTS)
     port = np.where(to, head["dst"], head["src"])
     some = to | back
-    work = work.past(8).take(some)
+    # `value` tells the rules which ports to trust: what is sent *to* a tunnel's port is that tunnel's.
+    work = work._replace(value=to.astype(np.int64)).past(8).take(some)
     mpls = port[some] == 6635
     rows.set_kind(work.row[mpls], Kind.OTHER_TUNNEL)
     yield from split(work, port[some], UDP_TUNNELS)
@@ -47,10 +48,12 @@ def udp(buffer: Bytes, work: Work, rows: Rows) -> Step:
 def vxlan(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 7348 with group policy, or the generic protocol extension on either port (draft-ietf-nvo3-vxlan-gpe).
 
-    The I flag must be set. With the P flag the fourth octet names what follows; without it that is Ethernet.
+    The I flag must be set; in what only came from the port, the bits that senders clear must be clear too. With
+    the P flag the fourth octet names what follows; without it that is Ethernet.
     """
     work, head = read(buffer, work, np.dtype([("flags", U4), ("vni", U4)]))
-    valid = (head["flags"] >> 24 & 0x08) != 0
+    clear = ((head["flags"] & 0x33FFFF00) == 0) & ((head["vni"] & 0xFF) == 0)
+    valid = ((head["flags"] >> 24 & 0x08) != 0) & ((work.value == 1) | clear)
     work, head = work.take(valid), head[valid]
     rows.set_kind(work.row, Kind.VXLAN, head["vni"] >> 8)
     named = ((head["flags"] >> 24 & 0x04) != 0) & ((head["flags"] & 0xFF) != 0)
@@ -62,7 +65,8 @@ def vxlan(buffer: Bytes, work: Work, rows: Rows) -> Step:
 def geneve(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 8926: options counted in words, then what an EtherType names."""
     work, head = read(buffer, work, np.dtype([("bits", U2), ("type", U2), ("vni", U4)]))
-    valid = (head["bits"] >> 14) == 0
+    clear = ((head["bits"] & 0x3F) == 0) & ((head["vni"] & 0xFF) == 0)
+    valid = ((head["bits"] >> 14) == 0) & ((work.value == 1) | clear)
     work, head = work.take(valid), head[valid]
     rows.set_kind(work.row, Kind.GENEVE, head["vni"] >> 8)
     options = (head["bits"] >> 8 & 0x3F).astype(np.int64) * 4
