@@ -288,7 +288,8 @@ def _counters(flows: Table, table: Table, consumer: I64, provider: I64) -> None:
 
 
 def _named(flows: Table, table: Table, flow_of: I64, nested: I64) -> tuple[Table, I64]:
-    """Ids, and for each tunnel the name of a conversation inside it."""
+    """Ids, and for each tunnel the name of the first conversation inside it."""
+    nested = nested[np.lexsort((nested[:, 1], nested[:, 0]))]
     flows["tuple_hash"] = tuple_hash(flows)
     depth = np.zeros(len(flows), np.uint64)
     depth[flow_of] = table["depth"]
