@@ -31,8 +31,11 @@ VERBS: tuple[tuple[str, str], ...] = (
 """Verb and the module that holds it: either `app` (a group of verbs) or `command` (a single one)."""
 
 
-def build() -> typer.Typer:
-    """The whole command tree. Each module imports what it needs inside its functions, so this is cheap."""
+def build(asked: str | None = None) -> typer.Typer:
+    """The command tree. Each module imports what it needs inside its functions, so this is cheap.
+
+    When `asked` names a verb, the tree holds that verb alone: the others' modules are not even imported.
+    """
     app = typer.Typer(
         name="ringfence",
         no_args_is_help=True,
@@ -43,7 +46,7 @@ def build() -> typer.Typer:
         "`ringfence flows read capture.pcap` anywhere.",
     )
     app.callback(invoke_without_command=True)(_root)
-    for verb, module_name in VERBS:
+    for verb, module_name in [pair for pair in VERBS if pair[0] == asked] or VERBS:
         module = importlib.import_module(module_name)
         if hasattr(module, "app"):
             app.add_typer(module.app, name=verb)
@@ -63,7 +66,7 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 0 success, 1 the answer is "no", 2 bad input or usage, 70 a defect of ours."""
     try:
-        code = build()(prog_name="ringfence", standalone_mode=False)
+        code = build(next(iter(sys.argv[1:]), None))(prog_name="ringfence", standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
