@@ -236,7 +236,7 @@ def test_the_short_way_is_the_long_way(pieces: list[bytes]) -> None:
 @settings(max_examples=50, deadline=None)
 def test_packets_and_octets_add_up(sent: list[tuple[str, str, int, int, int]]) -> None:
     pieces = [c.ether(c.ip(c.tcp(a, b, payload=b"x" * n), src, dst, 6)) for src, dst, a, b, n in sent]
-    with tempfile.NamedTemporaryFile(prefix="h1-") as file:
+    with tempfile.NamedTemporaryFile(prefix="ringfence-test-") as file:
         file.write(c.pcap(pieces))
         file.flush()
         flows = read_capture(file.name).captured.flows

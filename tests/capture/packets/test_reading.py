@@ -31,7 +31,7 @@ FRAMES = [
 
 
 def read_bytes(data: bytes, suffix: str = "") -> Reading:
-    with tempfile.NamedTemporaryFile(prefix="h1-", suffix=suffix) as file:
+    with tempfile.NamedTemporaryFile(prefix="ringfence-test-", suffix=suffix) as file:
         file.write(data)
         file.flush()
         return read_capture(file.name)
