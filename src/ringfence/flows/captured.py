@@ -238,8 +238,6 @@ def _opened(table: Table, sides: I64) -> tuple[I64, I64, NDArray[np.uint8]]:
     for known, low_is_it, how in (answers, asks, syn_ack, syn):
         low_opens = np.where(known, low_is_it, low_opens)
         direction[known] = how
-    # An end that talks to itself has one row, the low one, whatever its packets say.
-    low_opens |= False
     return np.where(low_opens, low, high), np.where(low_opens, high, low), direction
 
 
