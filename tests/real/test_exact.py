@@ -121,3 +121,48 @@ def test_nothing_is_lost_or_doubled_when_agents_are_killed(world, tmp_path):
     assert [flow["consumer"]["port"] for flow in flows] == [4444] * len(flows)
     assert sum(flow["consumer_packets"] for flow in flows) == wanted
     assert sum(flow["consumer_octets"] for flow in flows) == wanted * 128
+
+
+MANY = """
+import os, socket, struct, sys, time
+cpu, first, last, rounds, to = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+os.sched_setaffinity(0, {cpu % os.cpu_count()})
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+payload = b"x" * 42
+for _ in range(rounds):
+    for port in range(first, last):
+        sock.sendto(struct.pack("!HHHH", port, 9, 50, 0) + payload, (to, 0))
+    time.sleep(0.05)
+"""
+
+
+def test_20000_flows_at_once_from_both_cpus(world):
+    """At the default map size, drained every second while both CPUs send: every flow, every packet, no loss."""
+    lab = world.lab
+    a, c = lab.pod("a", "exact"), lab.pod("c", "exact")
+    since, rounds = time.time_ns() - 1_000_000_000, 6
+    # Without a listener the pod would answer each with an ICMP error, rate-limited and so not countable.
+    lab.exec(c, ["iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "DROP"])
+    senders = [
+        subprocess.Popen(
+            lab.command(
+                a,
+                [sys.executable, "-c", MANY, *map(str, (cpu, first, first + 10_000, rounds)), c.addresses[0]],
+            )
+        )
+        for cpu, first in ((0, 20_000), (1, 30_000))
+    ]
+    assert [sender.wait(60) for sender in senders] == [0, 0]
+    world.settle(90)
+    answer = world.ask("/v1/flows", since=rfc3339(since))
+    flows = [
+        flow
+        for flow in answer["flows"]
+        if flow["leg"] == "direct" and flow["protocol"] == "UDP" and flow["consumer"]["port"] >= 20_000
+    ]
+    assert answer["completeness"]["complete"], answer["completeness"]["reasons"]
+    assert len({flow["consumer"]["port"] for flow in flows}) == 20_000
+    assert len(flows) == 20_000
+    assert {flow["consumer_packets"] for flow in flows} == {rounds}
+    assert {flow["consumer_octets"] for flow in flows} == {rounds * 70}
