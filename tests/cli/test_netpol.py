@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -9,11 +10,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from ringfence import cli
 from ringfence.analysis.netpol import Judge
+from ringfence.cli.offline import read_files
+from ringfence.testing.captures import ether, ip, pcap, tcp
+
+SYN, ACK = 2, 16
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -135,15 +141,69 @@ def test_bad_flow_files_are_one_line_and_exit_2(run: Run, tmp_path: Path, text: 
     assert not (tmp_path / "o").exists()
 
 
+def calls() -> bytes:
+    """A capture of a web pod that asks a database pod, opened and answered."""
+    there = (("10.0.0.1", "10.0.0.2"), (40000, 5432))
+    turns = [(1, SYN), (-1, SYN | ACK), (1, ACK), (1, ACK), (-1, ACK)]
+    return pcap([ether(ip(tcp(*there[1][::turn], flags), *there[0][::turn], 6)) for turn, flags in turns])
+
+
+def two_pods() -> str:
+    """A `kubectl get -o json` dump of the two pods of `calls`."""
+
+    def pod(name: str, address: str) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": "shop", "uid": name, "labels": {"app": name}}
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status}
+
+    items = [pod("web", "10.0.0.1"), pod("db", "10.0.0.2")]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+def test_a_capture_says_what_its_flows_say(run: Run, tmp_path: Path) -> None:
+    """Packed or not, alone or beside flows in JSON; names come from the manifests."""
+    capture, packed, flows = tmp_path / "a.pcap", tmp_path / "a.pcap.gz", tmp_path / "a.jsonl"
+    capture.write_bytes(calls())
+    packed.write_bytes(gzip.compress(calls()))
+    dump = broken(tmp_path, two_pods(), "dump.json")
+    answer = read_files([str(capture)], str(dump), "start", None)
+    flows.write_text("\n".join(msgspec.json.encode(flow).decode() for flow in answer.flows))
+    rest = ("--manifests", dump, "-o", "yaml")
+    said = run("netpol", "generate", "--flows", flows, *rest)
+    assert said[0] == 0
+    assert "from shop/Pod/web, TCP 5432: 1 connections" in said[1]
+    assert run("netpol", "generate", "--flows", capture, *rest) == said
+    assert run("netpol", "generate", "--flows", packed, *rest) == said
+    assert run("netpol", "generate", "--flows", flows, capture, *rest)[0] == 0
+
+
+def test_a_damaged_capture_stops_it_unless_told_to_go_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cut.pcap").write_bytes(calls()[:-7])
+    dump = broken(tmp_path, two_pods(), "dump.json")
+    asked = ("netpol", "generate", "--flows", tmp_path / "cut.pcap", "--manifests", dump, "-o", "yaml")
+    code, out, err = run(*asked)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: damaged capture")
+    code, out, err = run(*asked, "--keep-going")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "from shop/Pod/web, TCP 5432" in out
+
+
 def test_other_bad_input(run: Run, case: Path, tmp_path: Path) -> None:
     flows = ("--flows", case / "flows.jsonl")
     capture = tmp_path / "a.pcap"
     capture.write_bytes(b"\xd4\xc3\xb2\xa1" + bytes(20))
+    cut, packed = tmp_path / "cut.pcap", tmp_path / "packed.gz"
+    cut.write_bytes(calls()[:-7])
+    packed.write_bytes(gzip.compress(b'{"flow_id": "a"}'))
     (tmp_path / "noise").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "file").write_text("")
     for arguments, what in (
         (("--flows", tmp_path / "absent"), "cannot read flows"),
-        (("--flows", capture), "a packet capture"),
+        (("--flows", capture), "no conversations"),
+        (("--flows", cut), "damaged capture"),
+        (("--flows", packed), "not a capture"),
         (("--flows", tmp_path / "noise"), "not a flow"),
         ((*flows, "--dialect", "cilium"), "unknown dialect"),
         ((*flows, "--server", "http://127.0.0.1:1"), "two kinds of evidence"),

@@ -13,7 +13,8 @@ from ringfence.cli.output import Output
 from ringfence.model.problems import Problem
 
 if TYPE_CHECKING:
-    from ringfence.kube.manifests import Manifests
+    from collections.abc import Sequence
+
     from ringfence.model.policies import Discovery
 
 app = typer.Typer(no_args_is_help=True, help="Kubernetes NetworkPolicy: propose it from flows.")
@@ -30,11 +31,13 @@ def group() -> None:
 @app.command()
 def generate(
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of flows.")
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More captures or files of flows.")
     ] = None,
     flows: Annotated[
         list[Path] | None,
-        typer.Option(help="Flows in JSON or JSON lines, as `flows read` and `flows list` print them, or -."),
+        typer.Option(
+            help="Captures, or flows in JSON or JSON lines as `flows read` and `flows list` print them; or -."
+        ),
     ] = None,
     manifests: Annotated[
         str | None, typer.Option(help="Folder or file of manifests, or a `kubectl get -o json` dump.")
@@ -50,7 +53,10 @@ def generate(
         bool, typer.Option("--outside/--no-outside", help="Admit outside addresses until somebody decides.")
     ] = True,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Propose from the manifests that can be read; still exits 2.")
+        bool,
+        typer.Option(
+            "--keep-going", help="Propose from what can be read of manifests and captures; still exits 2."
+        ),
     ] = False,
     server: ServerOption = None,
     token: TokenOption = None,
@@ -61,6 +67,8 @@ def generate(
     """Propose one NetworkPolicy for each workload, from observed flows. Nothing is applied.
 
     Example: `ringfence netpol generate --flows flows.jsonl --manifests ./deploy --out policies`
+
+    Example: `ringfence netpol generate --flows capture.pcap --manifests ./deploy -o yaml`
     """
     from ringfence.cli.proposals import show
 
@@ -97,10 +105,10 @@ def _check(files: list[Path], dialect: str, server: str | None, namespaces: list
 def _offline(
     files: list[Path], manifests: str | None, namespaces: list[str], outside: bool, keep_going: bool
 ) -> tuple[dict[str, Any], bool]:
-    """The answer from files, and whether every manifest could be read."""
+    """The answer from files, and whether all of them could be read to their end."""
     import msgspec
 
-    from ringfence.cli.proposals import read_flows
+    from ringfence.cli.evidence import read_evidence
     from ringfence.compiler.answer import answer
     from ringfence.discovery.facts import facts_of
     from ringfence.discovery.propose import discover
@@ -108,8 +116,12 @@ def _offline(
     from ringfence.kube.manifests import Manifests, load
 
     given = load(manifests) if manifests is not None else Manifests()
-    _report(given, keep_going)
-    recorded = read_flows(files)
+    _report(given.problems, keep_going)
+    evidence = read_evidence(files, manifests)
+    for note in evidence.notes:
+        print(f"note: {note}", file=sys.stderr)
+    _report(_others(evidence.problems, given.problems), keep_going)
+    recorded = evidence.flows
     facts = facts_of(given.objects, node_addresses(recorded))
     edges = edges_of(recorded, Names(given.objects, facts))
     told = ", ".join(map(str, files))
@@ -118,18 +130,25 @@ def _offline(
     discovery = discover(edges, facts, namespaces=namespaces or None, outside=outside)
     _some(discovery, told, namespaces)
     plain = msgspec.to_builtins(answer(discovery))
-    return plain, not given.problems
+    return plain, not given.problems and not evidence.problems
 
 
-def _report(given: Manifests, keep_going: bool) -> None:
-    """A manifest that cannot be read may hide a workload, and a selector would then match too much."""
-    if not given.problems:
+def _others(problems: Sequence[Problem], told: Sequence[Problem]) -> list[Problem]:
+    """Naming captures reads the manifests again and finds their problems again."""
+    known = {str(problem) for problem in told}
+    return [problem for problem in problems if str(problem) not in known]
+
+
+def _report(problems: Sequence[Problem], keep_going: bool) -> None:
+    """A manifest that cannot be read may hide a workload, and a selector would then match too much; a capture that
+    cannot be read may hide a call, and a policy would then cut it."""
+    if not problems:
         return
     if not keep_going:
-        for problem in given.problems[1:]:
+        for problem in problems[1:]:
             print(f"error: {problem}", file=sys.stderr)
-        raise given.problems[0]
-    for problem in given.problems:
+        raise problems[0]
+    for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
 
 
@@ -139,5 +158,5 @@ def _some(discovery: Discovery, told: str, namespaces: list[str]) -> None:
     if namespaces:
         fix = "name a namespace that the flows or the manifests hold"
         raise Problem("no workload", f"namespace {', '.join(namespaces)} in {told}", fix)
-    fix = "give --manifests, or read the capture with --inventory, so that addresses become workloads"
+    fix = "give --manifests, so that addresses become workloads"
     raise Problem("no workload in these conversations", told, fix)

@@ -1,0 +1,117 @@
+"""The evidence of `netpol generate`: flows as the other verbs print them, and captures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ringfence.model.problems import Problem
+
+if TYPE_CHECKING:
+    from ringfence.discovery.recorded import RecordedFlow
+
+STDIN = "-"
+_FIX = "compare it with docs/reference/flow.md"
+
+
+class Evidence(NamedTuple):
+    """Flows of all files, and what of the captures among them could not be read."""
+
+    flows: list[RecordedFlow]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def read_evidence(paths: Sequence[Path], manifests: str | None) -> Evidence:
+    """Flows of all files: JSON as `flows read` and `flows list` print it, or captures as `flows read` takes them.
+
+    Captures are named by `manifests`. Raises Problem at the first file that is neither; a capture that is damaged
+    gives its flows up to there and a problem.
+    """
+    captures = [str(path) for path in paths if _is_capture(path)]
+    flows = [flow for path in paths if str(path) not in captures for flow in _read(path)]
+    if not captures:
+        return Evidence(flows, (), ())
+    from ringfence.cli.offline import read_files
+
+    answer = read_files(captures, manifests, "start", None)
+    return Evidence([*flows, *_as_recorded(answer.flows)], answer.problems, answer.notes)
+
+
+def _as_recorded(flows: Sequence[object]) -> list[RecordedFlow]:
+    """By way of the contract's JSON, so that a capture and what `flows read` prints of it say the same."""
+    import msgspec
+
+    from ringfence.discovery.recorded import RecordedFlow
+
+    return msgspec.json.decode(msgspec.json.encode(flows), type=list[RecordedFlow])
+
+
+def _is_capture(path: Path) -> bool:
+    """By how the file begins, packed ones too: flows in JSON begin with text."""
+    from ringfence.capture.packets import pcap, pcapng
+    from ringfence.capture.packets.sources import GZIP, ZSTD
+
+    beginnings = (*pcap.MAGICS, pcapng.MAGIC, GZIP, ZSTD)
+    try:
+        if str(path) == STDIN:
+            # Looked at, not taken: whoever reads it starts at its first octet.
+            head = sys.stdin.buffer.peek(4)  # type: ignore[union-attr]
+        else:
+            with path.open("rb") as file:
+                head = file.read(4)
+    except (OSError, ValueError):
+        return False
+    return bool(head.startswith(beginnings))
+
+
+def _read(path: Path) -> list[RecordedFlow]:
+    where = "standard input" if str(path) == STDIN else str(path)
+    try:
+        data = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
+    except OSError as error:
+        fix = "name captures, or files that `ringfence flows read -o json` or `flows list -o json` wrote"
+        raise Problem(f"cannot read flows ({error.strerror})", where, fix) from None
+    return list(_decoded(data, where))
+
+
+def _decoded(data: bytes, where: str) -> Iterator[RecordedFlow]:
+    """One document (a list, or `flows` inside an object), or one flow a line."""
+    import msgspec
+
+    from ringfence.discovery.recorded import RecordedFlow
+
+    try:
+        whole = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        whole = None
+    except UnicodeDecodeError:
+        raise Problem("not text", where, "name files of flows in JSON") from None
+    if whole is None:
+        for number, line in enumerate(data.splitlines(), 1):
+            if line.strip():
+                yield _flow(line, f"{where} line {number}")
+        return
+    flows = whole if isinstance(whole, list) else whole.get("flows") if isinstance(whole, dict) else None
+    if flows is None and isinstance(whole, dict) and "flow_id" in whole:
+        flows = [whole]
+    if not isinstance(flows, list):
+        raise Problem("no flows in this document", where, "name what `ringfence flows read -o json` printed")
+    for number, item in enumerate(flows, 1):
+        try:
+            yield msgspec.convert(item, RecordedFlow)
+        except msgspec.ValidationError as error:
+            raise Problem(f"not a flow ({error})", f"{where} flow {number}", _FIX) from None
+
+
+def _flow(line: bytes, where: str) -> RecordedFlow:
+    import msgspec
+
+    from ringfence.discovery.recorded import RecordedFlow
+
+    try:
+        return msgspec.json.decode(line, type=RecordedFlow)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(f"not a flow ({error})", where, _FIX) from None
