@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from ringfence.cli.output import Output, emit
 
 if TYPE_CHECKING:
     from ringfence.cli.demo_report import Report
-    from ringfence.cli.demo_run import DemoSettings
+    from ringfence.cli.demo_run import Demo, DemoSettings
 
 
 def command(
@@ -61,7 +61,8 @@ def command(
     """
     from ringfence.cli.demo_run import DemoSettings
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in ENDINGS:
+        signal.signal(number, _interrupt)
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ringfence-demo-")))
         settings = DemoSettings(
@@ -73,6 +74,7 @@ def command(
             intruder=intruder,
             manifests=manifests,
             replay=replay,
+            temporary=data is None,
         )
         _run(settings, stay=not headless and sys.stdin.isatty(), output=output, headless=headless)
 
@@ -80,16 +82,25 @@ def command(
 def _run(settings: DemoSettings, stay: bool, output: Output, headless: bool) -> None:
     from ringfence.cli.demo_run import running
 
-    with running(settings, _progress(headless)) as demo:
-        report = demo.learn()
-        _print(report, output)
-        if stay:
-            print(f"\nThe API is at {report.server}; one-time token: {demo.token}", file=sys.stderr)
-            print(
-                "Try `ringfence flows list`, `ringfence map` (with --server and --token); Ctrl-C ends it all.",
-                file=sys.stderr,
-            )
-            demo.serve()
+    say = _progress(headless)
+    with running(settings, say) as demo:
+        try:
+            report = demo.learn()
+            _print(report, output)
+            if stay:
+                _serve(demo, report.server)
+        finally:
+            _shield()
+            say("stopping")
+
+
+def _serve(demo: Demo, url: str) -> None:
+    """Stay until Ctrl-C, which is how this is meant to end."""
+    print(f"\nThe API is at {url} until Ctrl-C. From another terminal:", file=sys.stderr)
+    print(f"  export RINGFENCE_SERVER={url} RINGFENCE_TOKEN={demo.token}", file=sys.stderr)
+    print("  ringfence flows list; ringfence map; ringfence policy discover", file=sys.stderr)
+    with suppress(KeyboardInterrupt):
+        demo.serve()
 
 
 def _print(report: Report, output: Output) -> None:
@@ -119,5 +130,17 @@ class _progress:
             print(text, file=sys.stderr, flush=True)
 
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a demo: Ctrl-C, a request, a terminal that went away."""
+
+
 def _interrupt(*_: Any) -> None:
+    _shield()
     raise KeyboardInterrupt
+
+
+def _shield() -> None:
+    """From now on nothing interrupts the cleaning up; SIGKILL is the keeper's affair."""
+    for number in ENDINGS:
+        # A function and not SIG_IGN, which the commands that clean up would inherit.
+        signal.signal(number, lambda *_: None)

@@ -15,6 +15,7 @@ import msgspec
 
 from ringfence.cli.client import Client
 from ringfence.cli.demo_report import Report, categories, connections_of, write_policies
+from ringfence.cli.keeper import LAB, Keeper
 from ringfence.cli.stack import Stack
 from ringfence.flows.present import rfc3339
 from ringfence.model.problems import Problem
@@ -41,6 +42,8 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     intruder: bool
     manifests: Path | None
     replay: bool
+    temporary: bool
+    """Whether `data` goes at the end."""
 
 
 class Demo:
@@ -109,8 +112,9 @@ def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
     """Start everything; on leaving, end everything and leave nothing behind."""
     why_not = "asked to" if settings.replay else why_not_live()
     with ExitStack() as undo:
-        logs = settings.data / "logs"
-        stack = undo.enter_context(Stack(logs))
+        keeper = Keeper(settings.data if settings.temporary else None, not why_not, say)
+        undo.enter_context(keeper)
+        stack = undo.enter_context(Stack(settings.data / "logs", (keeper.child_end,)))
         token = secrets.token_urlsafe(24)
         url = _start_server(settings, stack, token, say)
         client = Client(url, token)
@@ -123,7 +127,6 @@ def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
         else:
             since = _start_live(settings, stack, undo, (url, client), say)
             yield Demo(settings, stack, client, (url, token), say, (since, None))
-        say("stopping")
 
 
 def why_not_live() -> str | None:
@@ -161,7 +164,7 @@ def _start_live(
     say(f"building the lab: two nodes joined by {settings.overlay}, the Sock Shop")
     manifests = str(settings.manifests) if settings.manifests else None
     lab = cluster.up(
-        LabSettings(name="demo", overlay=settings.overlay, intruder=settings.intruder, manifests=manifests)
+        LabSettings(name=LAB, overlay=settings.overlay, intruder=settings.intruder, manifests=manifests)
     )
     undo.callback(lab.down)
     # Children end before the lab does: the stack is closed first, so that agents detach from live interfaces.

@@ -26,13 +26,19 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 class Stack:
     """Children by name, logs in `logs`. Use as a context manager: leaving it stops all, newest first."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, inherited: tuple[int, ...] = ()) -> None:
+        """`inherited` are file descriptors that every child keeps open."""
+        self._logs, self._inherited = logs, inherited
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._files: list[IO[bytes]] = []
 
     def __enter__(self) -> Stack:
-        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(
+                f"cannot make the folder ({error.strerror})", str(self._logs), "name another --data"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,7 +46,12 @@ class Stack:
 
     def start(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
         """Start `ringfence ARGUMENTS` as child `name`."""
-        log = (self._logs / f"{name}.log").open("wb")
+        try:
+            log = (self._logs / f"{name}.log").open("wb")
+        except OSError as error:
+            raise Problem(
+                f"cannot write ({error.strerror})", str(self._logs), "name another --data"
+            ) from None
         self._files.append(log)
         self._children[name] = subprocess.Popen(
             [sys.executable, "-m", "ringfence", *arguments],
@@ -48,6 +59,7 @@ class Stack:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | (env or {}),
+            pass_fds=self._inherited,
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
