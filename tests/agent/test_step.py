@@ -8,6 +8,7 @@ from ringfence.agent.step import Commit, Keep, Observe, Observed, Tick, begin, s
 from ringfence.model.addresses import pack
 from ringfence.model.batches import ProcessInfo, TapInfo
 from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
+from ringfence.wire.codec import decode, encode
 
 SECOND = 1_000_000_000
 TAPS = (TapInfo("veth1", "pod", "uid-1"), TapInfo("eth0", "node"))
@@ -104,3 +105,62 @@ def test_the_opening_process_is_named():
     infos = (ProcessInfo("other", 1), ProcessInfo("curl", 812))
     _, (keep, _) = step(start(), observed((10 * SECOND,), processes=opened, infos=infos))
     assert keep.header.processes[keep.sightings["process"][0] - 1].name == "curl"
+
+
+def test_a_clock_set_back_goes_on_from_there():
+    """An hour back: without this, nothing would be read for an hour while kernel maps fill."""
+    state, _ = step(start(now=7_200 * SECOND), Tick(7_201 * SECOND))
+    state, commands = step(state, Tick(3_600 * SECOND + 5))
+    assert commands == ()
+    _, commands = step(state, Tick(3_601 * SECOND + 5))
+    assert commands == (Observe((3_600 * SECOND,)),)
+
+
+def test_a_clock_set_back_a_little_waits():
+    state, commands = step(start(), Tick(9 * SECOND + 900_000_000))
+    assert commands == ()
+    assert state.next_close == 11 * SECOND
+
+
+def test_a_clean_stop_after_the_clock_was_set_back_loses_nothing():
+    _, commands = step(start(), Tick(9 * SECOND + 5, final=True))
+    assert commands == (Observe((9 * SECOND,)),)
+
+
+def test_windows_never_begin_before_their_conversation_when_the_clock_goes_back():
+    """The server refuses such rows, and would refuse the batch for ever."""
+    state, _ = step(start(), observed((10 * SECOND,)))
+    _, (keep, _) = step(state, observed((7 * SECOND,), generation=2))
+    assert (keep.sightings["first_window"] <= keep.sightings["window"]).all()
+    decode(encode(keep.header, keep.sightings, keep.translations))
+
+
+def opening(ip="10.244.1.5", port=4000):
+    opened = np.zeros(1, np.dtype([*TUPLE, ("process", "<u4")]))
+    for side, address, number in (("consumer", ip, port), ("provider", "10.96.0.1", 80)):
+        opened[side + "_hi"], opened[side + "_lo"] = pack(address)
+        opened[side + "_port"] = number
+    opened["protocol"] = 6
+    return opened
+
+
+def test_an_opening_heard_before_its_packet_is_kept_for_one_window():
+    """Maps are swapped first and processes asked after: a SYN in between is read a window later."""
+    both = np.concatenate([opening(), opening(port=4001)])
+    both["process"] = (0, 1)
+    infos = (ProcessInfo("curl", 812), ProcessInfo("wget", 813))
+    state, _ = step(start(), observed((10 * SECOND,), rows=counts()[:0], processes=both, infos=infos))
+    state, (keep, _) = step(state, observed((11 * SECOND,), generation=2))
+    assert keep.header.processes[keep.sightings["process"][0] - 1].name == "curl"
+    assert (len(state.opened), state.openers) == (0, ())
+
+
+def test_conntracks_news_heard_before_the_packet_still_says_who_opened():
+    rows = counts()
+    rows["flags"], rows["protocol"] = 0, 17
+    asked = opening()[[name for name, _ in TUPLE]].astype(np.dtype(TUPLE))
+    asked["protocol"] = 17
+    early = observed((10 * SECOND,), rows=rows[:0])._replace(hints=asked)
+    state, _ = step(start(), early)
+    _, (keep, _) = step(state, observed((11 * SECOND,), generation=2, rows=rows))
+    assert keep.sightings["direction"][0] == Direction.CONNTRACK

@@ -114,6 +114,32 @@ def test_idle_conversations_are_forgotten():
     assert len(much_later.conversations) == 1
 
 
+def test_syns_that_nobody_answers_are_soon_forgotten():
+    """A scan of 10,000 addresses a second would otherwise be remembered for two hours."""
+    syn = count(POD1, 1, (P1, 40000), (X, 80), 1, 10, SYN)
+    known = folded(syn).conversations
+    assert len(folded(count(POD1, 1, (P1, 9), (X, 9)), window=170 * SECOND, known=known).conversations) == 2
+    assert len(folded(count(POD1, 1, (P1, 9), (X, 9)), window=190 * SECOND, known=known).conversations) == 1
+
+
+def test_an_answered_connection_is_remembered_also_from_windows_with_one_side_only():
+    known = folded(*same_node_call()).conversations
+    one_side = count(POD1, 1, (P1, 40000), (P2, 80), 1, 10, ACK)
+    known = folded(one_side, window=SECOND, known=known).conversations
+    row = folded(one_side, window=3600 * SECOND, known=known).sightings[0]
+    assert (row["first_window"], row["direction"]) == (0, Direction.SYN)
+
+
+def test_memory_is_bounded_and_the_silent_longest_go_first(monkeypatch):
+    monkeypatch.setattr("ringfence.flows.fold.MOST", 3)
+    known = NOBODY
+    for second in range(6):
+        syn = count(POD1, 1, (P1, 40000 + second), (X, 80), 1, 10, SYN)
+        known = folded(syn, window=second * SECOND, known=known).conversations
+    assert sorted(known["last_window"] // SECOND) == [2, 3, 4, 5]
+    assert (np.diff(known["key"].astype(object)) > 0).all()
+
+
 def test_conntrack_overrules_a_guess_and_not_a_syn():
     hint = np.zeros(1, NO_HINTS.dtype)
     hint["consumer_hi"], hint["consumer_lo"] = pack(P2)

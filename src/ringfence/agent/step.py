@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.flows.fold import CONVERSATION, U64, Place, conversation_key, fold
+from ringfence.flows.fold import CONVERSATION, U64, Mask, Place, conversation_key, fold
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import SIGHTING, Table, structured
+from ringfence.model.columns import SIGHTING, TUPLE, Table, structured
 
+HINT = np.dtype(TUPLE)
+OPENED = np.dtype([*TUPLE, ("process", "<u4")])
 MAX_WINDOWS = 3_600
 """Windows one batch may close; after a longer pause the older ones are left out, which shows as absence."""
 
@@ -33,6 +35,11 @@ class State(NamedTuple):
     sequence: int = 0
     kept: int = 0
     conversations: Table = np.zeros(0, CONVERSATION)
+    hints: Table = np.zeros(0, HINT)
+    """What conntrack said in the last window: its news of a packet may be read before the packet is."""
+    opened: Table = np.zeros(0, OPENED)
+    """Openings of the last window that no counted packet matched yet; `process` indexes `openers`."""
+    openers: tuple[ProcessInfo, ...] = ()
 
 
 class Tick(NamedTuple):
@@ -101,7 +108,11 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
 
 def _tick(state: State, event: Tick) -> tuple[State, tuple[Command, ...]]:
     length = state.window_length
-    end = event.now - event.now % length + length * event.final
+    aligned = event.now - event.now % length
+    if aligned + (1 if event.final else 2) * length < state.next_close:
+        # The clock was set back: windows go on from where it is now, or nothing would be read until it caught up.
+        state = state._replace(next_close=aligned + length)
+    end = aligned + length * event.final
     if end < state.next_close:
         return state, ()
     first = max(state.next_close - length, end - MAX_WINDOWS * length)
@@ -113,9 +124,11 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     if event.generation == state.kept and event.generation:
         # These counts were kept before a crash; what conntrack and processes said goes with the next window.
         event = event._replace(counts=event.counts[:0], packets=0)
+    hints = np.concatenate([state.hints, event.hints])
+    opened, openers = _openings(state, event)
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
-    folded = fold(event.counts, event.windows[-1], _place(event, pods), state.conversations, event.hints)
-    sightings = _with_processes(folded.sightings, folded.key, event.processes)
+    folded = fold(event.counts, event.windows[-1], _place(event, pods), state.conversations, hints)
+    sightings, named = _with_processes(folded.sightings, folded.key, opened)
     header = BatchHeader(
         cluster=state.cluster,
         node=state.node,
@@ -128,7 +141,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         version=state.version,
         taps=event.taps,
         pods=pods,
-        processes=event.process_infos,
+        processes=openers,
         addresses=event.addresses,
         losses=event.losses,
         notes=event.notes,
@@ -138,8 +151,12 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         unnamed_taps=folded.unnamed_taps,
     )
     state = state._replace(
-        sequence=header.sequence, kept=event.generation, conversations=folded.conversations
+        sequence=header.sequence,
+        kept=event.generation,
+        conversations=folded.conversations,
+        hints=event.hints,
     )
+    state = _waiting(state, opened, openers, named, len(state.opened))
     return state, (Keep(header, sightings, event.translations), Commit(event.generation))
 
 
@@ -154,16 +171,32 @@ def _place(event: Observed, pods: tuple[str, ...]) -> Place:
     )
 
 
-def _with_processes(sightings: Table, keys: U64, processes: Table) -> Table:
-    """Name the opening process of the sightings whose conversation it opened."""
-    if not len(processes) or not len(sightings):
-        return sightings
-    probe = structured(SIGHTING, len(processes))
-    for name in processes.dtype.names or ():
-        if name != "process":
-            probe[name] = processes[name]
-    opened = conversation_key(probe)
-    at = np.minimum(np.searchsorted(keys, opened), len(keys) - 1)
-    hit = keys[at] == opened
-    sightings["process"][at[hit]] = processes["process"][hit] + 1
-    return sightings
+def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:
+    """What was opened in the last window and is not matched yet, then in this one; and by whom."""
+    fresh = event.processes.astype(OPENED)
+    fresh["process"] += len(state.openers)
+    return np.concatenate([state.opened, fresh]), (*state.openers, *event.process_infos)
+
+
+def _waiting(
+    state: State, opened: Table, openers: tuple[ProcessInfo, ...], named: Mask, tried: int
+) -> State:
+    """Keep the openings of this window that matched nothing for one more: their packets may be in the next."""
+    late = opened[np.flatnonzero(~named)[np.flatnonzero(~named) >= tried]]
+    used, index = np.unique(late["process"], return_inverse=True)
+    late["process"] = index
+    return state._replace(opened=late, openers=tuple(openers[i] for i in used.tolist()))
+
+
+def _with_processes(sightings: Table, keys: U64, opened: Table) -> tuple[Table, Mask]:
+    """Name the opening process of the sightings whose conversation it opened; which openings found theirs."""
+    if not len(opened) or not len(sightings):
+        return sightings, np.zeros(len(opened), np.bool_)
+    probe = structured(SIGHTING, len(opened))
+    for name in HINT.names or ():
+        probe[name] = opened[name]
+    tuples = conversation_key(probe)
+    at = np.minimum(np.searchsorted(keys, tuples), len(keys) - 1)
+    hit = keys[at] == tuples
+    sightings["process"][at[hit]] = opened["process"][hit] + 1
+    return sightings, hit

@@ -50,7 +50,7 @@ CONVERSATION = np.dtype(
         ("by_low", "u1"),  # 1: the end that sorts first opened it
         ("direction", "u1"),
         ("closed", "u1"),
-        ("tcp", "u1"),
+        ("tcp", "u1"),  # TCP in which both ends spoke
     ]
 )
 """What a node remembers of a live conversation, sorted by key."""
@@ -59,7 +59,11 @@ IDLE = 180_000_000_000
 """Nanoseconds after which a silent conversation without TCP state is over (conntrack's own default for UDP streams
 is 120 s)."""
 IDLE_TCP = 7_200_000_000_000
-"""The same for TCP that was never seen closing: a silent connection keeps its direction for two hours."""
+"""The same for TCP in which both ends spoke and that was never seen closing: a silent connection keeps its direction
+for two hours. A SYN that nobody answered does not, or a scan would fill the memory of the node."""
+MOST = 1 << 19
+"""Conversations remembered at most (15 MB). Of more, those silent longest are forgotten: what they say next begins a
+new conversation, whose direction may be a guess."""
 
 
 class Place(NamedTuple):
@@ -254,6 +258,8 @@ def _who_opened(
     known = np.zeros(len(keys), np.bool_)
     inside = at < len(live)
     known[inside] = live["key"][at[inside]] == keys[inside]
+    other = np.ones(len(live), np.bool_)
+    other[at[known]] = False
     flags = _any_flag(taps, group, len(keys))
     fresh = (flags & FLAG_SYN_ONLY) != 0
     known[known] &= ~(fresh[known] & (live["closed"][at[known]] == 1))
@@ -262,15 +268,17 @@ def _who_opened(
     by_low[known] = np.where(kept, old["by_low"], by_low[known])
     direction[known] = np.where(kept, old["direction"], direction[known])
     first_window = np.full(len(keys), window, np.int64)
-    first_window[known] = old["first_window"]
+    # A clock that was set back must not make a conversation begin after its window.
+    first_window[known] = np.minimum(old["first_window"], window)
     mine = np.zeros(len(keys), CONVERSATION)
     mine["key"], mine["first_window"], mine["last_window"] = keys, first_window, window
     mine["by_low"], mine["direction"] = by_low, direction
     mine["closed"] = (flags & FIN_OR_RST) != 0
     mine["closed"][known] |= old["closed"]
-    mine["tcp"][group] = taps["protocol"] == TCP
-    others = live[~np.isin(live["key"], keys)]
-    merged = np.concatenate([others, mine])
+    both = (taps["low_packets"] > 0) & (taps["high_packets"] > 0) & (taps["protocol"] == TCP)
+    mine["tcp"][group[both]] = 1
+    mine["tcp"][known] |= old["tcp"]
+    merged = np.concatenate([live[other], mine])
     return by_low, direction, first_window, merged[np.argsort(merged["key"], kind="stable")]
 
 
@@ -340,9 +348,12 @@ _ONE_WAY_HINT = np.dtype([*TUPLE, ("kind", "u1"), ("zone", "<u4"), ("inner", "<u
 
 
 def _forget(conversations: Table, window: int) -> Table:
-    """Without the conversations that are over."""
+    """Without the conversations that are over, and at most MOST of the rest."""
     idle = np.where((conversations["tcp"] == 1) & (conversations["closed"] == 0), IDLE_TCP, IDLE)
     alive: Table = conversations[conversations["last_window"] + idle > window]
+    if len(alive) > MOST:
+        newest = np.argpartition(alive["last_window"], len(alive) - MOST)[len(alive) - MOST :]
+        alive = alive[np.sort(newest)]
     return alive
 
 
