@@ -113,7 +113,7 @@ class Agent:
             settings.mode,
             length,
             _now(),
-            self._kept(),
+            self._kept(shipper),
         )
         while not stop.is_set():
             # An interface that comes wakes the loop at once, so that a new pod's first packets are seen.
@@ -157,7 +157,6 @@ class Agent:
         if isinstance(command, Keep):
             self._keep(command, shipper)
         elif isinstance(command, Commit):
-            self._mark(command.generation)
             self._capture.commit()
 
     def _keep(self, command: Keep, shipper: Shipper) -> None:
@@ -165,7 +164,7 @@ class Agent:
         header = command.header
         body = encode(header, command.sightings, command.translations)
         try:
-            shipper.keep(body, header.epoch, header.sequence)
+            shipper.keep(body, header.epoch, header.sequence, lambda: self._mark(header.generation))
         except OSError as error:
             self._log(
                 f"cannot keep a batch on disk ({error.strerror}): {self._settings.data}: counted as lost"
@@ -175,8 +174,14 @@ class Agent:
             )
             self._lost += (Loss("spool-write-failed", header.packets, octets, header.records),)
 
-    def _kept(self) -> int:
-        """The generation of the newest counts on disk, of this boot; 0 when unknown."""
+    def _kept(self, shipper: Shipper) -> int:
+        """The generation of the newest counts on disk, of this boot; 0 when unknown.
+
+        The newest batch in the spool knows it, unless it was sent: then the marker was written before.
+        """
+        waiting = shipper.generation()
+        if waiting:
+            return waiting
         with contextlib.suppress(OSError, ValueError):
             boot, generation = self._marker.read_text().split()
             if boot == _boot():

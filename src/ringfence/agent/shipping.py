@@ -28,6 +28,7 @@ class Shipper:
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
         self._trouble = ""
 
@@ -35,10 +36,15 @@ class Shipper:
         """Begin to send."""
         self._thread.start()
 
-    def keep(self, body: bytes, epoch: str, sequence: int) -> None:
-        """Put one batch on disk; it is durable when this returns. OSError passes through."""
+    def keep(self, body: bytes, epoch: str, sequence: int, kept: Callable[[], None] = lambda: None) -> None:
+        """Put one batch on disk; it is durable when this returns. OSError passes through.
+
+        `kept` is called once the batch is there and before it can be sent: so whoever asks after a crash finds
+        the batch in the spool, or what `kept` wrote, or both.
+        """
         with self._lock:
             self._spool.append(body, epoch, sequence)
+            kept()
         self._work.set()
 
     def waiting(self) -> int:
@@ -46,11 +52,18 @@ class Shipper:
         with self._lock:
             return len(self._spool)
 
+    def generation(self) -> int:
+        """The generation of the kernel's counts in the newest batch on disk; 0 when there is none."""
+        with self._lock:
+            newest = self._spool.newest()
+        return newest.generation if newest else 0
+
     def stop(self, patience: float) -> int:
         """Give the queue up to `patience` seconds to drain; returns how many batches stay on disk."""
         self._stopping.set()
         self._work.set()
         self._thread.join(patience)
+        self._ended.set()
         self._sender.close()
         return self.waiting()
 
@@ -65,10 +78,11 @@ class Shipper:
                     return
                 self._work.wait()
                 self._work.clear()
+            elif self._stopping.is_set():
+                if self._ended.wait(FIRST_PAUSE):
+                    return
             else:
                 self._stopping.wait(pause)
-                if self._stopping.is_set():
-                    pause = FIRST_PAUSE
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _send_oldest(self) -> bool | None:

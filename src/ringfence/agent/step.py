@@ -178,9 +178,7 @@ def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, 
     return np.concatenate([state.opened, fresh]), (*state.openers, *event.process_infos)
 
 
-def _waiting(
-    state: State, opened: Table, openers: tuple[ProcessInfo, ...], named: Mask, tried: int
-) -> State:
+def _waiting(state: State, opened: Table, openers: tuple[ProcessInfo, ...], named: Mask, tried: int) -> State:
     """Keep the openings of this window that matched nothing for one more: their packets may be in the next."""
     late = opened[np.flatnonzero(~named)[np.flatnonzero(~named) >= tried]]
     used, index = np.unique(late["process"], return_inverse=True)

@@ -21,7 +21,7 @@ import numpy as np
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.columns import SIGHTING, TRANSLATION
 from ringfence.model.problems import Problem
-from ringfence.wire.codec import decode, encode
+from ringfence.wire.codec import decode, encode, peek
 
 SUFFIX = ".batch"
 EMPTIED = ".dropped"
@@ -73,6 +73,15 @@ class Spool:
                 continue
             return Entry(path, header.epoch, header.sequence, body)
         return None
+
+    def newest(self) -> BatchHeader | None:
+        """The header of the batch kept last; None when the queue is empty or that batch is damaged."""
+        if not self._sizes:
+            return None
+        try:
+            return peek(max(self._sizes).read_bytes())
+        except Problem:
+            return None
 
     def acknowledge(self, epoch: str, sequence: int) -> int:
         """Forget every batch of `epoch` up to and including `sequence`; how many there were."""
