@@ -24,6 +24,9 @@ RESCAN = 60.0
 _RETRIES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between looks while a veth's pod is not known: its first process may come after its interface."""
 
+_OPENERS = 0.5
+"""Seconds between looks at who opened conversations: later, a short-lived process can no longer be asked after."""
+
 
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one capture looks at. Everything has a default that suits a node."""
@@ -72,8 +75,11 @@ class Capture:
     def __init__(self, settings: CaptureSettings) -> None:
         self.settings = settings
         self._notes: list[str] = []
+        # As of the last look: an interface that went in the middle of one must not be a note for ever.
+        self._untapped: list[str] = []
         self._counters: Counters | None = None
         self._lock = -1
+        self._next_openers = 0.0
 
     def start(self) -> None:
         """Load the programs, or adopt what a crashed process left counting; attach to the taps.
@@ -133,6 +139,9 @@ class Capture:
         """
         self._conntrack.collect()
         now = time.monotonic()
+        if now >= self._next_openers:
+            self._next_openers = now + _OPENERS
+            self._openers.collect(self._listened())
         if not self._events.drained() and now < self._next_look:
             return False
         return self._rescan()
@@ -146,7 +155,7 @@ class Capture:
         view = look(self._route, self._own_inode, settings.include, settings.exclude)
         before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
         self._view: View = view
-        self._notes += self._attached.apply(view.choices)
+        self._untapped = self._attached.apply(view.choices)
         unknown = tuple(c.ifindex for c in view.choices if c.at == "pod" and c.pod is None)
         self._plan_next_look(unknown)
         return before != (self._attached.taps, view.addresses)
@@ -186,7 +195,11 @@ class Capture:
 
         The table has the TUPLE columns, oriented as opened, and `process` (u4), an index into the tuple.
         """
-        return self._openers.read({self._own_inode: None, **self._view.namespaces})
+        return self._openers.read(self._listened())
+
+    def _listened(self) -> dict[int, str | None]:
+        """Namespaces whose openers are told: the node's own and its pods'."""
+        return {self._own_inode: None, **self._view.namespaces}
 
     @property
     def taps(self) -> tuple[TapInfo, ...]:
@@ -201,7 +214,7 @@ class Capture:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this capture cannot see, in words."""
-        return tuple(dict.fromkeys(self._notes))
+        return tuple(dict.fromkeys([*self._notes, *self._untapped]))
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""

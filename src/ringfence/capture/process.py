@@ -21,6 +21,9 @@ from ringfence.model.protocols import TCP
 OPENED = np.dtype([*TUPLE, ("process", "<u4")])
 """A tuple as opened, and the index of its process."""
 
+MOST = 50_000
+"""Processes named in one window at most: a batch's dictionary is bounded, and a shell that loops must not fill it."""
+
 
 class Openers:
     """The raw tracepoint and its map. It sees the whole machine: `read` keeps the namespaces asked for.
@@ -31,6 +34,8 @@ class Openers:
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._map = self._link = -1
+        self._heard: list[Table] = []
+        self._infos: dict[ProcessInfo, int] = {}
 
     def start(self) -> list[str]:
         """Attach. Returns notes: why processes are not named, if they are not."""
@@ -51,24 +56,36 @@ class Openers:
             return [f"processes are not named: {error}"]
         return []
 
-    def read(self, namespaces: Mapping[int, str | None]) -> tuple[Table, tuple[ProcessInfo, ...]]:
-        """What was opened in these namespaces (inode → pod UID, None for the node) since the last call."""
+    def collect(self, namespaces: Mapping[int, str | None]) -> None:
+        """Take what the kernel noted, while the processes may still live to be asked after; call each second.
+
+        `namespaces` are those to listen to: inode → pod UID, None for the node.
+        """
         if self._map < 0:
-            return np.zeros(0, OPENED), ()
+            return
         read = [
             (keys.copy(), values[:, 0].copy())
             for keys, values in bpf.batches(self._map, CONVERSATION, OPENER, 1, take=True)
         ]
         if not read:
-            return np.zeros(0, OPENED), ()
+            return
         keys, openers = np.concatenate([k for k, _ in read]), np.concatenate([v for _, v in read])
         ours = np.isin(keys["netns"], np.fromiter(namespaces, np.uint32, len(namespaces)))
         keys, openers = keys[ours], openers[ours]
         who = np.zeros(len(keys), [("pid", "<u4"), ("comm", "S16"), ("netns", "<u4")])
         who["pid"], who["comm"], who["netns"] = openers["pid"], openers["comm"], keys["netns"]
         distinct, index = np.unique(who, return_inverse=True)
-        infos = (_describe(int(p), bytes(c), namespaces[int(n)]) for p, c, n in distinct.tolist())
-        return _opened(keys, index), tuple(infos)
+        infos = [_describe(int(p), bytes(c), namespaces[int(n)]) for p, c, n in distinct.tolist()]
+        places = [self._infos.setdefault(info, len(self._infos)) for info in infos]
+        self._heard.append(_opened(keys, np.array(places, np.uint32)[index]))
+
+    def read(self, namespaces: Mapping[int, str | None]) -> tuple[Table, tuple[ProcessInfo, ...]]:
+        """What was opened in these namespaces since the last call: tuples, and whom they index."""
+        self.collect(namespaces)
+        heard, infos = self._heard, tuple(self._infos)
+        self._heard, self._infos = [], {}
+        table = np.concatenate([np.zeros(0, OPENED), *heard])
+        return table[table["process"] < MOST], infos[:MOST]
 
     def stop(self) -> None:
         """Detach; the kernel frees program and maps."""
