@@ -37,7 +37,7 @@ class World:
         """GET, over the whole life of this world unless `since` says otherwise."""
         return self.client.get(path, {"since": rfc3339(self.since), "limit": 100_000} | parameters)
 
-    def settle(self, seconds: float = 45.0) -> None:
+    def settle(self, seconds: float = 75.0) -> None:
         """Wait until every node's windows up to now have arrived."""
         target, deadline = time.time_ns(), time.monotonic() + seconds
         wanted = {node.name for node in self.lab.nodes}
@@ -115,7 +115,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
     made: list[tuple[Stack, str]] = []
 
     def build(
-        prepare: Callable[[Lab], None] = lambda _: None, agent_flags: tuple[str, ...] = (), **settings: Any
+        prepare: Callable[[Lab], None] = lambda _: None,
+        agent_flags: tuple[str, ...] = (),
+        mode: str = "detailed",
+        **settings: Any,
     ) -> World:
         name = f"w{os.getpid()}n{len(made)}"
         folder = tmp_path_factory.mktemp(name)
@@ -124,7 +127,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
         made.append((stack, name))
         lab = cluster.up(LabSettings(name=name, **settings))
         prepare(lab)
-        return start(lab, folder, stack, *agent_flags)
+        return start(lab, folder, stack, *agent_flags, mode=mode)
 
     yield build
     for stack, name in made:

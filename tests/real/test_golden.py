@@ -259,11 +259,16 @@ class Made(NamedTuple):
     connections: list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=["routed", "vxlan"])
+WORLDS = [("routed", "detailed"), ("vxlan", "detailed"), ("vxlan", "conversation")]
+"""Overlay, and the mode of the agents: windows of 15 s must show the same as windows of 1 s."""
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=" ".join)
 def made(request, watch) -> Made:
-    world = watch(prepare, overlay=request.param, traffic=False, probes=False, apps=False)
+    overlay, mode = request.param
+    world = watch(prepare, mode=mode, overlay=overlay, traffic=False, probes=False, apps=False)
     lab = world.lab
-    wanted = cases(lab, request.param)
+    wanted = cases(lab, overlay)
     ports = {name: 21_000 + index for index, name in enumerate(wanted)}
     reports = {}
     for name, case in wanted.items():
@@ -275,7 +280,7 @@ def made(request, watch) -> Made:
             local += ("--hold", "2.5")
         (reports[name],) = lab.call(where, case.protocol, case.address, case.port, "--octets", "333", *local)
     world.settle()
-    return Made(request.param, wanted, ports, reports, world.ask("/v1/connections")["connections"])
+    return Made(overlay, wanted, ports, reports, world.ask("/v1/connections")["connections"])
 
 
 CASES = [
@@ -413,7 +418,7 @@ def test_ends_have_names(made):
 
 
 def test_the_opening_process_is_named(made):
-    """A process that lives long enough for its executable to be looked up."""
+    """A process that lives long enough for its executable to be looked up, which is much less than a window."""
     process = connection_of(made, HELD)["legs"][0]["process"]
     assert "python" in process["exe"]
     assert process["pid"] > 1
