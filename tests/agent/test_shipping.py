@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -45,10 +46,8 @@ def test_a_crash_before_the_marker_is_written_finds_the_generation_in_the_spool(
     def die():
         raise Killed
 
-    try:
+    with contextlib.suppress(Killed):
         shipper(tmp_path, Server(Acknowledged(1))).keep(batch(), "e1", 1, die)
-    except Killed:
-        pass
     assert shipper(tmp_path, Server(Acknowledged(1))).generation() == 7
 
 

@@ -217,3 +217,34 @@ def test_completeness_says_what_is_missing(api, now):
     assert not answer["complete"]
     assert any("never closed" in reason for reason in answer["reasons"])
     assert any("sees no loopback" in spot for node in answer["nodes"] for spot in node["blind_spots"])
+
+
+def test_a_node_that_fell_silent_before_the_asked_time_is_missing_from_it(api, now):
+    ends = now - 120 * SECOND
+    for node, last in (("node1", ends), ("node2", now - 12 * SECOND)):
+        windows = tuple(range(now - 200 * SECOND, last, SECOND))
+        api.server._clock = lambda: ends
+        api.server.service.ingest._clock = lambda at=last: at
+        api.send(sighting(windows[0]), windows, node=node, sent=last)
+    answer = api.get("/v1/completeness", since="1m")
+    states = {
+        node["node"]: node["windows_closed"] / max(1, node["windows_expected"]) for node in answer["nodes"]
+    }
+    assert states["node1"] == 0
+    assert states["node2"] > 0.9
+    assert not answer["complete"]
+
+
+def test_a_node_that_fell_silent_at_the_start_of_the_asked_time_is_expected_in_all_of_it(api, now):
+    early = tuple(range(now - 100 * SECOND, now - 70 * SECOND, SECOND))
+    late = tuple(range(now - 30 * SECOND, now - 12 * SECOND, SECOND))
+    api.send(sighting(early[0]), early + late)
+    (node,) = api.get("/v1/completeness", since="1m")["nodes"]
+    assert node["windows_expected"] - node["windows_closed"] >= 28
+
+
+def test_a_clock_that_is_ahead_is_said_below_a_second(api, now):
+    windows = tuple(range(now - 40 * SECOND, now - 12 * SECOND, SECOND))
+    api.send(sighting(windows[0]), windows, sent=now + 300_000_000)
+    reasons = api.get("/v1/completeness", since="1m")["reasons"]
+    assert any("clock is -0.3 s off" in reason for reason in reasons)

@@ -173,3 +173,46 @@ def test_out_of_order_in_one_group(api, now):
 def total(server: Server, now: int) -> int:
     answer = server.service._queries.flows(now - 3600 * SECOND, now, "lab")
     return int(answer.table["consumer_packets"].sum() + answer.table["provider_packets"].sum())
+
+
+def test_a_batch_that_cannot_be_built_harms_no_other(api, now, monkeypatch):
+    """A defect of ours on one agent's batch, whatever it raises: the writer lives on and the rest is kept."""
+    from ringfence.server import ingest
+
+    window = now - SECOND
+    build = ingest.build_segment
+
+    def picky(number, fresh, state):
+        if any(batch.header.node == "bad" for batch, _ in fresh):
+            raise IndexError("a defect")
+        return build(number, fresh, state)
+
+    monkeypatch.setattr(ingest, "build_segment", picky)
+    nodes = ["n1", "bad", "n2"]
+    batches = [
+        Batch(header(1, (window,), node=n), sighting(window, ports=(i + 1, 80)), no_translations())
+        for i, n in enumerate(nodes)
+    ]
+    futures = [api.server.service.ingest.submit(batch) for batch in batches]
+    assert [futures[i].result(10) for i in (0, 2)] == [Acknowledged(1)] * 2
+    with pytest.raises(Exception, match="a defect"):
+        futures[1].result(10)
+    assert packets(api) == 22
+
+
+def test_addresses_heard_while_the_disk_was_full_are_not_forgotten(api, now, monkeypatch):
+    window = now - SECOND
+    batch = Batch(header(1, (window,), addresses=("10.88.0.11",)), sighting(window), no_translations())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    ingest = api.server.service.ingest
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", full)
+        with pytest.raises(Exception, match="No space left"):
+            ingest.submit(batch).result(10)
+    assert ingest.submit(batch).result(10) == Acknowledged(1)
+    assert api.server.service.book.node_addresses(batch.header.cluster, now) == {
+        batch.header.node: ("10.88.0.11",)
+    }

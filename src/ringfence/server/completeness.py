@@ -1,11 +1,13 @@
 """How complete an answer is: windows closed of windows expected, batches missing, losses by stage; and why not.
 
-A node is expected in every window of the asked time from its first one on, up to what has had time to arrive.
+A node is expected in every window of the asked time from its first one on, up to what has had time to arrive: its
+first one ever, so a node whose agent fell silent before the asked time is missing from all of it, until its Node object
+is gone (where no Node objects are known, until a day has passed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +21,12 @@ SECOND = 1_000_000_000
 ARRIVAL = 10 * SECOND
 """Nanoseconds a window may take to arrive before it counts as missing."""
 SKEW = 100_000_000
-"""Nanoseconds an agent's clock may be off before it is said (design section 4)."""
+"""Nanoseconds an agent's clock may be ahead before it is said (design section 4). A clock that is behind looks like a
+batch that was long on its way, for which a second more is allowed."""
+BEFORE = 600 * SECOND
+"""Nanoseconds before the asked time in which a closed window shows that a node was already there."""
+MISSED = 86_400 * SECOND
+"""Nanoseconds for which a silent agent is missed where no Node objects say whether its node is still there."""
 
 
 class LossSum(msgspec.Struct, frozen=True):
@@ -60,13 +67,22 @@ class Completeness(msgspec.Struct, frozen=True):
 
 
 def completeness(
-    queries: Queries, agents: Mapping[tuple[str, str], AgentState], since: int, until: int, now: int
+    queries: Queries,
+    agents: Mapping[tuple[str, str], AgentState],
+    since: int,
+    until: int,
+    now: int,
+    nodes_of: Callable[[str], frozenset[str]] = lambda _: frozenset(),
 ) -> Completeness:
-    """The certificate of a time, from the store's own records."""
+    """The certificate of a time, from the store's own records. `nodes_of` names a cluster's Node objects."""
     windows = _closed(queries, since, until)
+    before = set(_closed(queries, since - BEFORE, since))
     losses = _losses(queries, since, until + ARRIVAL)
     batches = _batches(queries, since, until + ARRIVAL)
-    keys = sorted({*windows, *losses, *(key for key, state in agents.items() if state.seen >= since)})
+    silent = _silent(agents, since, nodes_of)
+    keys = sorted(
+        {*windows, *losses, *silent, *(key for key, state in agents.items() if state.seen >= since)}
+    )
     nodes = tuple(
         _node(
             key,
@@ -75,6 +91,7 @@ def completeness(
             batches.get(key, {}),
             agents.get(key),
             (since, min(until, now - ARRIVAL)),
+            key in before,
         )
         for key in keys
     )
@@ -93,17 +110,19 @@ def _node(
     batches: Mapping[str, int],
     agent: AgentState | None,
     asked: tuple[int, int],
+    earlier: bool,
 ) -> NodeCompleteness:
-    """One node's part: `closed` its window starts and their length, `asked` what could have arrived."""
+    """One node's part: `closed` its window starts and their length, `asked` what could have arrived, `earlier`
+    whether it closed windows before the asked time."""
     windows, length = (
         closed if closed is not None else (np.zeros(0, np.int64), agent.window_length if agent else SECOND)
     )
-    first = int(windows[0]) if len(windows) else asked[0]
+    first = int(windows[0]) if len(windows) and not earlier else asked[0]
     expected = max(len(windows), (asked[1] - first) // length)
     missing = batches.get("missing", 0)
     losses = tuple(losses)
     reasons = [*_window_reasons(expected - len(windows)), *_loss_reasons(missing, losses)]
-    if agent is not None and abs(agent.skew) > SKEW + SECOND:
+    if agent is not None and not -SKEW <= agent.skew <= SKEW + SECOND:
         reasons.append(f"its clock is {agent.skew / SECOND:+.1f} s off, or its batches arrive late")
     return NodeCompleteness(
         *key,
@@ -117,6 +136,18 @@ def _node(
         tuple(reasons),
         tuple(agent.notes) if agent else (),
     )
+
+
+def _silent(
+    agents: Mapping[tuple[str, str], AgentState], since: int, nodes_of: Callable[[str], frozenset[str]]
+) -> list[tuple[str, str]]:
+    """Agents last heard before the asked time that should have been heard in it."""
+    nodes = {cluster: nodes_of(cluster) for cluster, _ in agents}
+    return [
+        (cluster, node)
+        for (cluster, node), state in agents.items()
+        if state.seen < since and (node in nodes[cluster] if nodes[cluster] else state.seen >= since - MISSED)
+    ]
 
 
 def _window_reasons(missing: int) -> list[str]:

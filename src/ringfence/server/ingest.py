@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from ringfence.flows.conversations import MEMORY, Conversations, conversation_key
 from ringfence.model.problems import Problem
@@ -131,16 +130,26 @@ class Ingest:
 
     def _loop(self) -> None:
         while (group := self._gather()) is not None:
-            try:
-                self._take(group)
-            except (Problem, OSError, RuntimeError, pa.ArrowException) as error:
+            # A batch that cannot be kept must not keep others from it: on a failure each is tried by itself.
+            if not self._kept(group, last=len(group) == 1):
                 for waiting in group:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(_unkept(error))
+                    self._kept([waiting], last=True)
         while not self._queue.empty():
             late = self._queue.get_nowait()
             if late is not None:
                 late.answer.set_exception(_stopping())
+
+    def _kept(self, group: list[_Waiting], last: bool) -> bool:
+        """Whether the group was taken; on the `last` try a failure is answered."""
+        try:
+            self._take(group)
+        except Exception as error:  # the one writer must outlive any defect: agents would wait for ever
+            if not last and self._stuck is None:
+                return False
+            for waiting in group:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(_unkept(error))
+        return True
 
     def _gather(self) -> list[_Waiting] | None:
         """Whatever has arrived, as much as one segment holds; None to stop."""
@@ -205,16 +214,18 @@ class Ingest:
             for mark in segment.marks:
                 self._marks[mark.cluster, mark.node, mark.epoch] = mark.sequence
             self._segment = segment.number
+            self._addresses |= {(r.cluster, r.node): r.addresses for r in segment.reports}
             self._on_reports(segment.reports)
         self._journal.forget(segment.number)
         self._stuck = None
 
     def _news(self, reports: Sequence[Report]) -> tuple[Report, ...]:
-        """The reports that change what is known of a node's addresses."""
+        """The reports that change what is known of a node's addresses. Known is what was kept."""
         news = []
+        known = dict(self._addresses)
         for report in reports:
-            if self._addresses.get((report.cluster, report.node)) != report.addresses:
-                self._addresses[report.cluster, report.node] = report.addresses
+            if known.get((report.cluster, report.node)) != report.addresses:
+                known[report.cluster, report.node] = report.addresses
                 news.append(report)
         return tuple(news)
 

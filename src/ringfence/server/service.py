@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ringfence.inventory.inventory import decode_value
-from ringfence.model.objects import Change
+from ringfence.model.objects import Change, Node
 from ringfence.model.problems import Problem
 from ringfence.server.answers import Answers
 from ringfence.server.book import Book
@@ -47,7 +47,13 @@ class Service:
 
     def completeness(self, since: int, until: int) -> Completeness:
         """How complete a time is."""
-        return completeness(self._queries, self.agents(), since, until, self._clock())
+
+        def nodes_of(cluster: str) -> frozenset[str]:
+            return frozenset(
+                node.name for node in self.book.objects(cluster, until, "Node") if isinstance(node, Node)
+            )
+
+        return completeness(self._queries, self.agents(), since, until, self._clock(), nodes_of)
 
     def span(self, since: str | None, until: str | None) -> tuple[int, int]:
         """[since, until) in UTC nanoseconds."""
