@@ -111,6 +111,7 @@ class Demo:
 def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
     """Start everything; on leaving, end everything and leave nothing behind."""
     why_not = "asked to" if settings.replay else why_not_live()
+    _writable(settings.policies)
     with ExitStack() as undo:
         keeper = Keeper(settings.data if settings.temporary else None, not why_not, say)
         undo.enter_context(keeper)
@@ -127,6 +128,17 @@ def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
         else:
             since = _start_live(settings, stack, undo, (url, client), say)
             yield Demo(settings, stack, client, (url, token), say, (since, None))
+
+
+def _writable(policies: Path) -> None:
+    """Refuse before the learning what could not be written after it. Makes the folder."""
+    try:
+        policies.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(policies, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise Problem(f"cannot write policies ({reason})", str(policies), "name another --policies")
 
 
 def why_not_live() -> str | None:

@@ -68,11 +68,17 @@ class Stack:
         """Raise Problem when a child has ended: its last words are the reason."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise Problem(
-                    f"{name} ended with exit code {child.returncode}",
-                    self._last_words(name),
-                    "see its log above",
-                )
+                raise self._ended(name, child.returncode)
+
+    def _ended(self, name: str, code: int) -> Problem:
+        """What ended a child, in its own words where it said `error: WHAT: WHERE: FIX`."""
+        words = self._last_words(name)
+        what, colon, rest = words.removeprefix("error: ").partition(": ")
+        where, second, fix = rest.rpartition(": ")
+        if words.startswith("error: ") and colon and second:
+            return Problem(f"{name}: {what}", where, fix)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Problem(f"{name} {how}", f"its last words: {words}", "try again; --data DIR keeps its log")
 
     def wait_for(self, name: str, sign: Path, seconds: float = 60.0) -> None:
         """Wait until child `name` has written `sign`."""
@@ -102,7 +108,7 @@ class Stack:
 
     def _last_words(self, name: str) -> str:
         lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+        return lines[-1] if lines else "none"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
