@@ -136,6 +136,40 @@ def test_refusals_silence_and_guesses_are_counted() -> None:
     assert (edge.connections, edge.answered, edge.refused, edge.guessed) == (4, 3, 1, 1)
 
 
+def test_a_consumer_that_resets_before_it_says_anything_used_nothing() -> None:
+    """A half-open scan (SYN, RST) and a connect scan (SYN, ACK, RST) of a port that answers."""
+    rows = [
+        flow(1, WEB1, DB, 22, consumer_flags=0x06),
+        flow(2, WEB1, DB, 22, consumer_flags=0x16),
+        flow(3, WEB1, DB, 22, consumer_flags=0x1E),  # data, then a reset
+        flow(4, WEB1, DB, 22, consumer_flags=0x13),  # opened and closed, as a TCP probe does
+        flow(5, WEB1, DB, 22, consumer_flags=0x14),  # its beginning was not seen
+    ]
+    (edge,) = of(np.concatenate(rows))
+    assert (edge.answered, edge.refused) == (5, 2)
+
+
+def test_one_client_port_and_two_backends_are_two_edges() -> None:
+    """A UDP socket that asks a service for long: conntrack forgets, and the next question reaches another pod."""
+    pre = flow(1, WEB1, VIP, 80, consumer_packets=5)
+    to_db = flow(1, WEB1, DB, 5432, flow_id=9, first=10**18 + 2000)
+    to_web = flow(1, WEB1, WEB2, 5432, flow_id=10, first=10**18 + 3000)
+    ties = np.concatenate([translated(pre, to_db), translated(pre, to_web)])
+    found = of(np.concatenate([pre, to_db, to_web]), ties)
+    assert [(e.provider.workload, e.service, e.packets) for e in found] == [
+        ("Deployment/web", "shop/db", 5),
+        ("StatefulSet/db", "shop/db", 5),
+    ]
+
+
+def test_a_translated_tuple_given_to_a_second_client_is_two_edges() -> None:
+    first, second = flow(1, OUT, NODE, 30001), flow(2, OUT6, NODE, 30001)
+    post = flow(1, NODE, DB, 5432, flow_id=9, consumer_port=1024)
+    ties = np.concatenate([translated(first, post, snat=True), translated(second, post, snat=True)])
+    found = of(np.concatenate([first, second, post]), ties)
+    assert sorted(e.consumer.address for e in found) == ["2001:db8::9", "203.0.113.9"]
+
+
 def test_tunnels_are_no_edges_and_outside_addresses_stay_apart() -> None:
     tunnel = flow(1, NODE, WEB1, 4789, protocol=17, kind=Kind.VXLAN)
     rows = [tunnel, flow(2, WEB1, OUT, 443), flow(3, WEB1, OUT6, 443), flow(4, WEB1, GONE, 443)]
@@ -171,6 +205,7 @@ ROWS = st.lists(
                 "protocol": st.sampled_from([6, 17]),
                 "direction": st.sampled_from([Direction.GUESSED, Direction.SYN]),
                 "provider_packets": st.integers(0, 3),
+                "consumer_flags": st.sampled_from([0, 0x06, 0x16, 0x1E]),
                 "provider_flags": st.sampled_from([0, 0x14, 0x12]),
             }
         ),

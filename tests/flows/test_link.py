@@ -121,6 +121,20 @@ def test_a_weak_direction_is_turned_to_conntracks():
     assert flows["provider_packets"][0] == 1
 
 
+def test_a_dumped_source_translation_does_not_tell_the_direction():
+    """Conntrack may have picked the conversation up in mid-life, reversed."""
+    rows = np.concatenate(
+        [
+            flow((X, 443), (P1, 5), direction=Direction.GUESSED),
+            flow((X, 443), (N1, 5), direction=Direction.GUESSED),
+        ]
+    )
+    tie = translation(((P1, 5), (X, 443)), ((N1, 5), (X, 443)), dnat=0, snat=1)
+    assert set(link(rows, tie)[0]["direction"]) == {Direction.CONNTRACK}
+    tie["dumped"] = 1
+    assert set(link(rows, tie)[0]["direction"]) == {Direction.GUESSED}
+
+
 def test_a_tunnel_and_what_it_carries():
     inner = flow((P1, 4000), (P2, 80))
     outer = flow(

@@ -44,29 +44,48 @@ def edges(
     those of the opener's leg (of the server's where the opener's was not seen), so nothing counts twice.
     Tunnels are no edges. The result is sorted and does not depend on the order of the rows.
     """
-    openers = _openers(legs)
+    openers, servers, counted = _pairs(flows, legs)
     if not len(openers):
         return []
-    servers = legs.server[openers]
-    numbers = _numbers(flows, legs, openers, servers)
+    numbers = _numbers(flows, legs, openers, servers, counted)
     codes, keys = _keys(flows, openers, servers, consumer_version, provider_version, endpoints, categories)
     return _summed(codes, keys, numbers)
 
 
-def _openers(legs: Legs) -> I64:
-    """One row per connection: its opener. Tunnels whose inside nobody saw are left out."""
+def _pairs(flows: Table, legs: Legs) -> tuple[I64, I64, I64]:
+    """(opener's row, server's row, row whose counters count): one per connection, tunnels nobody saw into left out.
+
+    One more for each further end a connection has: a client port that reached a second backend within the time that
+    makes one flow of it, and a translated tuple that a second client was given. Each such end is an edge of its own,
+    or its permission would be forgotten.
+    """
     rows = np.arange(len(legs.opener))
-    return np.flatnonzero((legs.opener == rows) & (legs.leg != Leg.OUTER))
-
-
-def _numbers(flows: Table, legs: Legs, openers: I64, servers: I64) -> dict[str, NDArray[Any]]:
-    """Per connection, the columns that edges add up."""
+    plain = legs.leg != Leg.OUTER
+    openers = np.flatnonzero((legs.opener == rows) & plain)
+    servers = legs.server[openers]
     counted = np.where(flows["unseen"][openers] == 1, servers, openers)
+    backends = np.flatnonzero(legs.final & (legs.server != rows) & (legs.opener != rows) & plain)
+    clients = np.flatnonzero(legs.first & (legs.opener != rows) & (legs.server != rows) & plain)
+    unseen = flows["unseen"][clients] == 1
+    several = np.isin(servers, legs.server[backends])
+    counted[several] = servers[several]
+    return (
+        np.r_[openers, legs.opener[backends], clients],
+        np.r_[servers, backends, legs.server[clients]],
+        np.r_[counted, backends, np.where(unseen, legs.server[clients], clients)],
+    )
+
+
+def _numbers(flows: Table, legs: Legs, openers: I64, servers: I64, counted: I64) -> dict[str, NDArray[Any]]:
+    """Per connection, the columns that edges add up."""
     flags = flows["provider_flags"][openers] | flows["provider_flags"][servers]
     sent = np.maximum(flows["provider_packets"][openers], flows["provider_packets"][servers])
     best = np.maximum(flows["direction"][openers], flows["direction"][servers])
     # A provider that only resets sent RST and never opened (SYN), pushed data (PSH) or closed (FIN).
     reset = (flags & (FIN | SYN | RST | PSH)) == RST
+    # A consumer that opened and reset without ever pushing data or closing only looked who answers: a scan.
+    asked = flows["consumer_flags"][openers] | flows["consumer_flags"][servers]
+    reset |= (asked & (FIN | SYN | RST | PSH)) == (SYN | RST)
     return {
         "connections": np.ones(len(openers), np.int64),
         "packets": (flows["consumer_packets"] + flows["provider_packets"])[counted].astype(np.int64),

@@ -38,7 +38,8 @@ REASONS: dict[str, Reason] = {
         "add a rule by hand if this one-way traffic is wanted",
     ),
     "refused": Reason(
-        "the provider only refused (TCP reset); a scan looks like this, and so does a service that is down",
+        "the provider only refused, or the consumer reset before it said anything (TCP reset); a scan looks like "
+        "this, and so does a service that is down",
         "repair or retire the call; no rule was made",
     ),
     "protocol": Reason(

@@ -58,6 +58,7 @@ class RecordedFlow(msgspec.Struct, frozen=True):
     consumer_octets: int | None = None
     provider_packets: int | None = None
     provider_octets: int | None = None
+    consumer_flags: str | None = None
     provider_flags: str | None = None
 
 
@@ -178,11 +179,16 @@ def _first_of(legs: Sequence[RecordedFlow], order: Sequence[str]) -> RecordedFlo
     return min(legs, key=place)
 
 
+TELLING = {"SYN", "RST", "PSH", "FIN"}
+"""TCP flags that tell a refused or aborted connection from a used one (as `discovery.edges` reads them)."""
+
+
 def _edge(legs: Sequence[RecordedFlow], names: Names) -> Edge:
     opener, server = _first_of(legs, OPENERS), _first_of(legs, SERVERS)
     counted = opener if opener.consumer_packets is not None else server
     has_ports = opener.protocol in ("TCP", "UDP", "SCTP", "UDPLite")
     flags = set(f"{opener.provider_flags or ''} {server.provider_flags or ''}".split())
+    asked = set(f"{opener.consumer_flags or ''} {server.consumer_flags or ''}".split())
     octets = (counted.consumer_octets or 0) + (counted.provider_octets or 0)
     return Edge(
         consumer=names.party(opener.consumer),
@@ -199,7 +205,9 @@ def _edge(legs: Sequence[RecordedFlow], names: Names) -> Edge:
         answered=int(any((leg.provider_packets or 0) > 0 for leg in legs)),
         guessed=int(all(leg.direction == "guessed" for leg in legs)),
         snat=int(server.snat),
-        refused=int("RST" in flags and not flags & {"SYN", "PSH", "FIN"}),
+        refused=int(
+            flags & TELLING == {"RST"} or asked & TELLING == {"SYN", "RST"},
+        ),
         examples=(opener.flow_id,),
     )
 

@@ -39,6 +39,11 @@ class Legs(NamedTuple):
     """Row whose consumer opened the connection."""
     server: I64
     """Row whose provider served it, after every translation."""
+    first: Mask
+    """Rows that no translation led to. A connection has several where a translated tuple was used again at once."""
+    final: Mask
+    """Rows that no translation led on from. A connection has several where one client port reached one backend and
+    then another: an address translation that expired and was made again chooses afresh."""
 
 
 class _Ties(NamedTuple):
@@ -128,8 +133,11 @@ def _unseen(flows: Table, translations: Table, hashes: U64, post: I64) -> Table:
 def _turned(flows: Table, translations: Table, ties: _Ties) -> Table:
     """Rows whose direction was weaker than conntrack's, turned to conntrack's original direction."""
     flows = flows.copy()
+    # A dumped entry may have been picked up in mid-life, reversed. Not so one that translates a destination: whoever
+    # asked for the address that was replaced is the consumer.
+    told = (translations["dumped"] == 0) | (translations["dnat"] == 1)
     for rows, prefix in ((ties.pre, "pre_"), (ties.post, "post_")):
-        weak = flows["direction"][rows] < Direction.CONNTRACK
+        weak = told & (flows["direction"][rows] < Direction.CONNTRACK)
         against = (flows["consumer_port"][rows] != translations[prefix + "consumer_port"]) | (
             flows["consumer_lo"][rows] != translations[prefix + "consumer_lo"]
         )
@@ -200,7 +208,17 @@ def _legs(flows: Table, ties: _Ties, outer: I64, component: I64, leg: NDArray[np
     is_outer = leg == Leg.OUTER
     opener = _pick(flows, component, _is_in(len(flows), ties.post) + 2 * is_outer)
     server = _pick(flows, component, _is_in(len(flows), ties.pre) + 2 * is_outer)
-    return Legs(flows["flow_id"][opener], leg, snat, link_kind, opener, server)
+    first, final = _is_in(len(flows), ties.post) == 0, _is_in(len(flows), ties.pre) == 0
+    return Legs(
+        flows["flow_id"][opener],
+        leg,
+        snat,
+        link_kind,
+        opener,
+        server,
+        first & ~is_outer,
+        final & ~is_outer,
+    )
 
 
 def _is_in(rows: int, members: I64) -> NDArray[np.int8]:

@@ -48,6 +48,7 @@ class Edge(msgspec.Struct, frozen=True):
     snat: int
     """Connections whose consumer the provider could not see: its address was translated to a node's."""
     refused: int
-    """Connections whose provider only reset (RST without data)."""
+    """Connections nobody used: the provider only reset (RST without data), or the consumer opened and reset before it
+    sent any."""
     examples: tuple[str, ...] = ()
     """Up to five flow ids, as evidence to look at."""
