@@ -23,6 +23,9 @@ from ringfence.model.problems import Problem
 CLUSTER = "lab"
 SETTLE = 3.0
 """Seconds for the last window to close, be sent and be stored."""
+ARRIVAL = 10.0
+"""Seconds more that late windows are waited for; from then on the server itself counts them as missing."""
+SECOND = 1_000_000_000
 
 
 class Progress(Protocol):
@@ -87,19 +90,41 @@ class Demo:
     def serve(self) -> None:
         """Stay until a child ends or Ctrl-C."""
         while True:
-            self._stack.check()
+            self._check()
             time.sleep(0.5)
 
     def _wait(self) -> int:
         """Show progress until the time is over; returns the moment the window ends (UTC nanoseconds)."""
         end = time.monotonic() + self._settings.seconds
         while (left := end - time.monotonic()) > 0:
-            self._stack.check()
+            self._check()
             self._say(self._state(left), passing=True)
             time.sleep(min(2.0, left))
         until = time.time_ns()  # noqa: TID251 - the demo is a user of the API, with a clock of its own
         time.sleep(SETTLE)
+        late = time.monotonic() + ARRIVAL
+        while time.monotonic() < late and not self._arrived(until):
+            self._say("waiting for the last windows", passing=True)
+            time.sleep(0.5)
         return until
+
+    def _arrived(self, until: int) -> bool:
+        """Whether every node's windows (of a second, as agents here are told) that began before `until` are in."""
+        wanted = -(-until // SECOND) - -(-self._since // SECOND)
+        window = {"since": rfc3339(self._since), "until": rfc3339(until)}
+        nodes = self._client.get("/v1/completeness", window)["nodes"]
+        return all(node["windows_closed"] >= wanted for node in nodes)
+
+    def _check(self) -> None:
+        """Raise Problem when something that should run has ended."""
+        self._stack.check()
+        if self._until is None:
+            from ringfence.lab import cluster
+
+            if not cluster.status(LAB).running:
+                raise Problem(
+                    "the lab ended", f"lab {LAB}", "start the demo again; nothing is left of this one"
+                )
 
     def _state(self, left: float) -> str:
         edges = self._client.get("/v1/edges", {"since": rfc3339(self._since)})
@@ -215,6 +240,5 @@ def _wait_for_agents(client: Client, stack: Stack, nodes: list[str], seconds: fl
         if set(nodes) <= {agent["node"] for agent in agents}:
             return time.time_ns()  # noqa: TID251 - the demo is a user of the API, with a clock of its own
         time.sleep(0.25)
-    raise Problem(
-        f"no batch from every agent within {seconds:.0f} s", ", ".join(nodes), "see the logs in --data"
-    )
+    said = stack.last_words(f"agent-{nodes[0]}")
+    raise Problem(f"no batch from every agent within {seconds:.0f} s", ", ".join(nodes), f"it says: {said}")

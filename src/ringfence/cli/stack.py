@@ -72,7 +72,7 @@ class Stack:
 
     def _ended(self, name: str, code: int) -> Problem:
         """What ended a child, in its own words where it said `error: WHAT: WHERE: FIX`."""
-        words = self._last_words(name)
+        words = self.last_words(name)
         what, colon, rest = words.removeprefix("error: ").partition(": ")
         where, second, fix = rest.rpartition(": ")
         if words.startswith("error: ") and colon and second:
@@ -87,7 +87,7 @@ class Stack:
             self.check()
             if time.monotonic() > deadline:
                 raise Problem(
-                    f"{name} is not ready after {seconds:.0f} s", self._last_words(name), "try again"
+                    f"{name} is not ready after {seconds:.0f} s", self.last_words(name), "try again"
                 )
             time.sleep(0.05)
 
@@ -106,7 +106,8 @@ class Stack:
         self._children.clear()
         self._files.clear()
 
-    def _last_words(self, name: str) -> str:
+    def last_words(self, name: str) -> str:
+        """The last line in a child's log."""
         lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "none"
 
