@@ -76,7 +76,9 @@ def test_nobody_there_is_a_value() -> None:
     assert isinstance(Sender("http://127.0.0.1:1", "t").send(b"ok"), Unreachable)
 
 
-@pytest.mark.parametrize("address", ["", "ftp://x", "http://", "127.0.0.1:80", "http://x:99999", "http://[::1"])
+@pytest.mark.parametrize(
+    "address", ["", "ftp://x", "http://", "127.0.0.1:80", "http://x:99999", "http://[::1"]
+)
 def test_bad_addresses_are_problems(address: str) -> None:
     with pytest.raises(Problem, match="bad server address"):
         Sender(address, "t")

@@ -162,3 +162,10 @@ def test_another_layout_names_both() -> None:
     body[8] = 9
     with pytest.raises(Problem, match="layout 9, not"):
         decode(bytes(body))
+
+
+def test_a_place_that_no_interface_holds_is_a_good_tap() -> None:
+    """Tap ids are indexes: once a pod is deleted its place is empty, until another takes it."""
+    taps = (TapInfo("eth0", "node"), TapInfo("", "node"), TapInfo("veth1", "pod", "uid"))
+    head = header(1, (START,), taps=taps)
+    assert decode(encode(head, sighting(START), no_translations())).header.taps == taps

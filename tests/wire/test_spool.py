@@ -114,3 +114,12 @@ def test_what_append_returned_for_survives_kill_9(tmp_path: Path, told: int) -> 
         spool.acknowledge(entry.epoch, entry.sequence)
     assert sequences[:appended] == list(range(1, appended + 1))
     assert len(sequences) - appended in (0, 1)
+
+
+def test_damaged_files_are_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    spool.append(body(1), "e1", 1)
+    spool.append(b"not a batch", "e1", 2)
+    spool.acknowledge("e1", 1)
+    assert spool.oldest() is None
+    assert spool.damaged == 1

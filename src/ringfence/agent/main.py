@@ -127,6 +127,7 @@ class Agent:
         state, commands = step(state, tick)
         for command in commands:
             if isinstance(command, Observe):
+                self._count_damaged(shipper.damaged())
                 state, asked = step(state, self._observe(command))
                 for each in asked:
                     self._perform(each, shipper)
@@ -160,19 +161,30 @@ class Agent:
             self._capture.commit()
 
     def _keep(self, command: Keep, shipper: Shipper) -> None:
-        """Put the batch on disk. A disk that refuses costs this batch, counted, and not the agent."""
+        """Put the batch on disk. A disk that refuses, or a defect, costs this batch, counted, and not the agent."""
         header = command.header
-        body = encode(header, command.sightings, command.translations)
         try:
+            body = encode(header, command.sightings, command.translations)
             shipper.keep(body, header.epoch, header.sequence, lambda: self._mark(header.generation))
         except OSError as error:
             self._log(
                 f"cannot keep a batch on disk ({error.strerror}): {self._settings.data}: counted as lost"
             )
-            octets = int(
-                command.sightings["consumer_octets"].sum() + command.sightings["provider_octets"].sum()
-            )
-            self._lost += (Loss("spool-write-failed", header.packets, octets, header.records),)
+            self._lose("spool-write-failed", command)
+        except Problem as problem:
+            self._log(f"made a batch that no server takes ({problem}): counted as lost; please report it")
+            self._lose("batch-invalid", command)
+
+    def _lose(self, stage: str, command: Keep) -> None:
+        rows = command.sightings
+        octets = int(rows["consumer_octets"].sum() + rows["provider_octets"].sum())
+        lost = Loss(stage, command.header.packets, octets, command.header.records)
+        self._lost += (lost, *command.header.losses)
+
+    def _count_damaged(self, batches: int) -> None:
+        if batches:
+            self._log(f"{batches} batches on disk were damaged: set aside in {self._settings.data}/spool")
+            self._lost += (Loss("spool-damaged", events=batches),)
 
     def _kept(self, shipper: Shipper) -> int:
         """The generation of the newest counts on disk, of this boot; 0 when unknown.

@@ -52,6 +52,12 @@ class Shipper:
         with self._lock:
             return len(self._spool)
 
+    def damaged(self) -> int:
+        """Batches on disk that turned out unreadable since the last call: what was in them is lost."""
+        with self._lock:
+            count, self._spool.damaged = self._spool.damaged, 0
+        return count
+
     def generation(self) -> int:
         """The generation of the kernel's counts in the newest batch on disk; 0 when there is none."""
         with self._lock:

@@ -80,7 +80,9 @@ def _check_dictionaries(header: BatchHeader) -> None:
         _need(len(getattr(header, name)) <= MAX_TERMS, f"too many {name}", "header")
     for tap in header.taps:
         # Taps are stored as `at/interface` with spaces between: Linux forbids both in interface names.
-        plain = _plain(tap.interface) and _plain(tap.at) and not set("/ ") & set(tap.interface + tap.at)
+        # One without a name is a place that no interface holds: the tap before went, and ids are indexes.
+        named = not tap.interface or _plain(tap.interface)
+        plain = named and _plain(tap.at) and not set("/ ") & set(tap.interface + tap.at)
         _need(plain and len(tap.pod or "") <= MAX_NAME, "bad tap", "header")
     _need(all(_plain(pod) for pod in header.pods), "bad pod", "header")
     for process in header.processes:

@@ -48,9 +48,10 @@ class Batch(NamedTuple):
 
 
 def encode(header: BatchHeader, sightings: Table, translations: Table) -> bytes:
-    """The bytes of one batch. Raises Problem where `decode` would refuse it for its size."""
+    """The bytes of one batch. Raises Problem where `decode` would refuse it: a defect is found where it was made."""
     if max(len(sightings), len(translations)) > MAX_ROWS:
         raise Problem("batch too large", f"{len(sightings)} rows", f"send at most {MAX_ROWS} rows at once")
+    check_batch(header, sightings, translations)
     head = msgspec.json.encode(header)
     prefix = PREFIX.pack(MAGIC, LAYOUT, 0, len(head), len(sightings), len(translations))
     content = b"".join([head, *_columns(sightings, SIGHTING), *_columns(translations, TRANSLATION)])

@@ -39,10 +39,14 @@ class Entry(NamedTuple):
 
 
 class Spool:
-    """The queue in `folder`, at most `cap` octets of batches. Used by one thread of one process."""
+    """The queue in `folder`, at most `cap` octets of batches. Used by one thread of one process.
+
+    `damaged` counts the files that were set aside because they could not be read: whoever owns the queue says so.
+    """
 
     def __init__(self, folder: Path, cap: int) -> None:
         self._folder, self._cap = folder, cap
+        self.damaged = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for leftover in folder.glob("*.partial"):
@@ -153,6 +157,7 @@ class Spool:
 
     def _set_aside(self, path: Path) -> None:
         path.rename(path.with_suffix(".damaged"))
+        self.damaged += 1
         self._sizes.pop(path)
 
     def _forget(self, path: Path, how: Callable[[], object]) -> None:
