@@ -6,10 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringfence.flows.categories import categories
 from ringfence.flows.keys import hash_words, is_reversed, tuple_hash
 from ringfence.flows.link import link, turn
 from ringfence.model.addresses import pack
 from ringfence.model.columns import FLOW, TRANSLATION, Direction, Kind, Leg, Link, structured
+from ringfence.model.endpoints import Endpoint
 
 SECOND = 1_000_000_000
 
@@ -161,3 +163,39 @@ def test_a_tuple_hash_ignores_direction(one, other):
     assert forward["tuple_hash"] == backward["tuple_hash"]
     assert not (is_reversed(forward) & is_reversed(backward)).any()
     assert turn(turn(forward)) == forward
+
+
+def test_a_call_hidden_by_one_node_and_translated_by_the_next_asked_a_nodeport():
+    """P1 calls a NodePort of node 2; node 1 masquerades what leaves for nodes, node 2 chooses the backend."""
+    n1, n2 = "10.88.0.11", "10.88.0.12"
+    rows = np.concatenate(
+        [
+            flow((P1, 5), (n2, 30080), first=0),
+            flow((n1, 5), (n2, 30080), first=1),
+            flow((n2, 6), (P2, 80), first=2),
+        ]
+    )
+    ties = np.concatenate(
+        [
+            translation(((P1, 5), (n2, 30080)), ((n1, 5), (n2, 30080)), dnat=0, snat=1),
+            translation(((n1, 5), (n2, 30080)), ((n2, 6), (P2, 80)), dnat=1, snat=1),
+        ]
+    )
+    flows, legs = link(rows, ties)
+    assert (set(legs.opener), set(legs.server)) == ({0}, {2})
+    assert (legs.first.tolist(), legs.final.tolist()) == ([True, False, False], [False, False, True])
+    ends = [
+        Endpoint("pod", "P1", uid="1"),
+        Endpoint("node", "n2"),
+        Endpoint("node", "n1"),
+        Endpoint("pod", "P2", uid="2"),
+    ]
+    names = categories(
+        flows,
+        legs,
+        np.array([0, 2, 1], np.int32),
+        np.array([1, 1, 3], np.int32),
+        ends,
+        np.zeros(3, np.bool_),
+    )
+    assert set(names) == {"pod-to-pod-via-nodeport"}

@@ -58,12 +58,31 @@ def test_a_good_batch_with_the_wrong_token_leaves_nothing(api, now):
         "/v1/flows/11112222333344445",
         "/v1/inventory?kind=Secret",
         "/v1/completeness?since=999999999w&until=0001-01-01",
+        "/v1/flows?name_space=shop",
+        "/v1/agents?limit=3",
     ],
 )
 def test_bad_questions_are_400_with_a_fix(api, question):
     answer = ask(api, "GET", question, api.admin)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["fix"]
+
+
+@pytest.mark.parametrize("since", ["0001-01-01", "1969-12-31T23:59:59Z", "1970-01-01"])
+def test_times_beyond_what_columns_hold_are_their_ends(api, now, since):
+    api.send(sighting(now - SECOND), (now - SECOND,))
+    answer = ask(api, "GET", "/v1/flows", api.admin, params={"since": since, "until": "9999-12-31"})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["flows"]) == 1
+
+
+def test_the_body_of_discover_may_be_left_out(api):
+    assert ask(api, "POST", "/v1/policies/discover", api.admin).status_code == 200
+
+
+def test_the_schema_loads_nothing_from_elsewhere(api):
+    answer = ask(api, "GET", "/v1/schema", api.admin)
+    assert answer.json()["info"]["title"] == "Ringfence"
 
 
 def test_unknown_things_are_404(api):

@@ -248,3 +248,20 @@ def test_a_clock_that_is_ahead_is_said_below_a_second(api, now):
     api.send(sighting(windows[0]), windows, sent=now + 300_000_000)
     reasons = api.get("/v1/completeness", since="1m")["reasons"]
     assert any("clock is -0.3 s off" in reason for reason in reasons)
+
+
+def test_a_connection_of_hours_is_tied_by_the_last_dump(api, now):
+    """What conntrack said when it began is long past; a dump each minute says it again."""
+    window, began = now - 5 * SECOND, now - 7_200 * SECOND
+    before = sighting(window, provider="10.96.0.9", first_window=began)
+    after = sighting(window, ports=(41022, 8080), first_window=began)
+    translation = np.zeros(1, TRANSLATION)
+    translation["seen"], translation["protocol"] = now - 90 * SECOND, 6
+    translation["dnat"] = translation["dumped"] = 1
+    for stage, row in (("pre", before), ("post", after)):
+        for side in ("consumer", "provider"):
+            for part in ("hi", "lo", "port"):
+                translation[f"{stage}_{side}_{part}"] = row[f"{side}_{part}"]
+    api.send(np.concatenate([before, after]), (window,), translations=translation)
+    (connection,) = api.get("/v1/connections", since="1m")["connections"]
+    assert [leg["leg"] for leg in connection["legs"]] == ["pre-dnat", "post-dnat"]

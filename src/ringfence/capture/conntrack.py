@@ -43,11 +43,11 @@ class Conntrack:
         self._events = Netlink(NETLINK_NETFILTER, buffer=RECEIVE_BUFFER)
         self._dumps = Netlink(NETLINK_NETFILTER, buffer=RECEIVE_BUFFER)
         self._next_dump = 0.0
-        self._waiting: list[tuple[int, bytes]] = []
-        self._overruns = 0
+        self._waiting: list[tuple[int, bytes, bool]] = []
+        self._overruns = self._undumped = 0
 
     def start(self) -> None:
-        """Subscribe to events. The first dump comes with the first `read`."""
+        """Subscribe to events. The first dump comes with the first `collect`."""
         # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP: this loads the kernel's module where it is not there yet.
         self._events.socket.setsockopt(270, 1, _GROUP_NEW)
 
@@ -64,19 +64,22 @@ class Conntrack:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._overruns += 1
+                self._undumped += 1
         if parts:
             now = time.clock_gettime_ns(time.CLOCK_REALTIME)
-            self._waiting.append((now, b"".join(map(pad, parts))))
+            self._waiting.append((now, b"".join(map(pad, parts)), False))
+        # Here and not in `read`, whose windows may be long: the store looks for what is alive in the last minutes.
+        if self._undumped or time.monotonic() >= self._next_dump:
+            self._undumped, self._next_dump = 0, time.monotonic() + DUMP_EVERY
+            dump = self._dump()
+            self._waiting.append((time.clock_gettime_ns(time.CLOCK_REALTIME), dump, True))
 
     def read(self) -> tuple[Table, Table, tuple[Loss, ...]]:
         """`(TRANSLATION, hints, losses)` since the last call."""
         self.collect()
         waiting, self._waiting = self._waiting, []
         overruns, self._overruns = self._overruns, 0
-        decoded = [decode(data, seen, dumped=False) for seen, data in waiting]
-        if overruns or time.monotonic() >= self._next_dump:
-            decoded.append(decode(self._dump(), time.clock_gettime_ns(time.CLOCK_REALTIME), dumped=True))
-            self._next_dump = time.monotonic() + DUMP_EVERY
+        decoded = [decode(data, seen, dumped) for seen, data, dumped in waiting]
         rows = np.concatenate([np.zeros(0, TRANSLATION), *(rows for rows, _ in decoded)])
         hints = np.concatenate([np.zeros(0, HINT), *(hints for _, hints in decoded)])
         losses = (Loss("conntrack-overrun", events=overruns),) if overruns else ()

@@ -44,7 +44,10 @@ def categories(
         provider_version[legs.opener],
         provider_version[legs.server],
     )
-    translated = legs.leg[legs.opener] == Leg.PRE_DNAT
+    # Anywhere on its way: a node may first hide the client (source NAT) and the next one choose the backend.
+    chosen = np.zeros(len(flows), np.bool_)
+    chosen[legs.opener[legs.leg == Leg.PRE_DNAT]] = True
+    translated = chosen[legs.opener]
     probed = probe[legs.server] & (legs.opener == legs.server)
     keys = np.c_[opener, asked, server, translated, probed]
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)

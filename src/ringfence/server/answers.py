@@ -115,13 +115,14 @@ class Answers:
     def _linked(self, cluster: str, since: int, until: int) -> Linked:
         stored = self._queries.flows(since, until, cluster)
         began = np.minimum(stored.began, stored.table["first"])
-        earliest = int(began.min()) if len(began) else since
-        translations = self._queries.translations(min(since, earliest), until, cluster)
-        # A conversation that began before the asked time is tied by what conntrack said when it began.
+        translations = self._queries.translations(since, until, cluster)
+        # A conversation that began before the asked time is alive from then on, for what ties it.
         table = stored.table.copy()
         table["first"] = began
         flows, legs = link(table, translations)
         flows["first"][: len(table)] = stored.table["first"]
+        # A leg nobody saw is timed by the one that was.
+        flows["first"][len(table) :] = flows["first"][legs.server[len(table) :]]
         flows["first"] = np.maximum(flows["first"], np.minimum(since, flows["last"]))
         ends = self._book.resolve(cluster, flows, stored.pods)
         ports = self._book.ports(cluster, until)
@@ -188,7 +189,10 @@ def service_of(part: Linked, opener: int) -> str | None:
 def _asked_by_node_port(flows: Table, legs: Legs, ends: Resolved, ports: Ports) -> Resolved:
     """The ends, with the service named on the nodes that were asked at one of its NodePorts."""
     is_node = np.array([endpoint.kind == "node" for endpoint in ends.endpoints], np.bool_)
-    rows = np.flatnonzero((legs.leg == Leg.PRE_DNAT) & is_node[ends.provider])
+    # The opener's leg names the asked node too where its own node hid the client before the asked one translated.
+    asked = legs.leg == Leg.PRE_DNAT
+    asked[legs.opener[asked]] = True
+    rows = np.flatnonzero(asked & is_node[ends.provider])
     endpoints, provider = list(ends.endpoints), ends.provider.copy()
     keys = np.c_[provider[rows], flows["protocol"][rows], flows["provider_port"][rows]]
     distinct, which = np.unique(keys, axis=0, return_inverse=True)

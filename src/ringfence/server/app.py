@@ -22,6 +22,7 @@ from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 
 from ringfence import __version__
 from ringfence.model.problems import Problem
@@ -50,6 +51,8 @@ ROUTES = (
 )
 """Every route of the API (docs/reference/api.md)."""
 
+SCHEMA = JsonRenderPlugin(path=["/", "/openapi.json"])
+"""The document alone: the framework's own pages would load scripts from elsewhere."""
 READY_FILE = "ready"
 ADMIN_VARIABLE = "RINGFENCE_ADMIN_TOKEN"
 
@@ -75,6 +78,7 @@ def make_app(service: Service, tokens: Tokens) -> Litestar:
         list(ROUTES),
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         guards=[guard(tokens)],
+        before_request=_known_parameters,
         exception_handlers={
             Problem: _problem,
             Unauthorized: lambda _, __: _body(401, SIGN_IN, {"WWW-Authenticate": "Bearer"}),
@@ -82,7 +86,7 @@ def make_app(service: Service, tokens: Tokens) -> Litestar:
             HTTPException: _http,
             Exception: _defect,
         },
-        openapi_config=OpenAPIConfig("Ringfence", __version__, path="/v1/schema"),
+        openapi_config=OpenAPIConfig("Ringfence", __version__, path="/v1/schema", render_plugins=[SCHEMA]),
         debug=False,
     )
 
@@ -191,6 +195,16 @@ def _listener(listen: str) -> socket.socket:
             f"cannot listen ({error.strerror})", listen, "stop what uses the port, or give another --listen"
         ) from None
     return listener
+
+
+async def _known_parameters(request: Request[Any, Any, Any]) -> None:
+    """Refuse parameters that the route does not have: a filter with a typing error must not answer with everything."""
+    known = request.route_handler.parsed_fn_signature.parameters.keys() - {"service", "data", "request"}
+    known -= request.path_params.keys()
+    for name in request.query_params:
+        if name not in known:
+            fix = f"use {', '.join(sorted(known))}" if known else "give none"
+            raise Problem(f"unknown parameter `{name[:40]}`", request.url.path, fix)
 
 
 def _problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:

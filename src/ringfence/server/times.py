@@ -10,6 +10,8 @@ from ringfence.model.problems import Problem
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SECOND = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = (1 << 63) - 1
+"""The last nanosecond that columns hold, in 2262; times beyond either end mean that end."""
 DEFAULT_SINCE = "15m"
 
 _AGO = re.compile(r"(\d{1,9})(ms|s|m|h|d|w)")
@@ -31,7 +33,7 @@ def moment(text: str, now: int, where: str) -> int:
         ) from None
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
-    return (value - EPOCH) // timedelta(microseconds=1) * 1000
+    return min(max(0, (value - EPOCH) // timedelta(microseconds=1) * 1000), LAST)
 
 
 def span(since: str | None, until: str | None, now: int) -> tuple[int, int]:

@@ -29,8 +29,9 @@ I64 = NDArray[np.int64]
 MARGIN = 60_000_000_000
 """Nanoseconds around the asked time in which a flow's nodes are looked for, so that a straggler outside a
 boundary does not change who counts."""
-LINK_BEFORE = 3_600_000_000_000
-"""How long before the asked time the translation of a flow that is still going may lie."""
+LINK_BEFORE = 180_000_000_000
+"""How long before the asked time the translation of a flow that is still going may lie: whatever is being translated
+is dumped each minute, so that what conntrack said hours ago, when a connection began, need not be read."""
 LINK_AFTER = 60_000_000_000
 
 COUNTS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")

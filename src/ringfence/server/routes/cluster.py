@@ -26,6 +26,10 @@ class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: str | None = None
 
 
+EVERYTHING = Discover()
+"""What a request without a body asks."""
+
+
 @get("/v1/health", opt={"roles": ()}, sync_to_thread=False)
 def health(service: NamedDependency[Service]) -> dict[str, Any]:
     """Whether the server takes batches; the one route without a token."""
@@ -66,7 +70,7 @@ def inventory(
 
 
 @post("/v1/policies/discover", status_code=200, sync_to_thread=True)
-def discover(service: NamedDependency[Service], data: JSONBody[Discover]) -> dict[str, Any]:
+def discover(service: NamedDependency[Service], data: JSONBody[Discover] = EVERYTHING) -> dict[str, Any]:
     """Propose one NetworkPolicy per workload from the flows of a time, with evidence. Nothing is enforced."""
     asked = service.span(data.since, data.until)
     proposed = propose(service.answers, service.book, *asked, data.cluster, data.namespace)
