@@ -68,6 +68,23 @@ def gre(payload: bytes, kind: int = 0x0800, key: int | None = None) -> bytes:
     return struct.pack(">HH", flags, kind) + more + payload
 
 
+def snap(payload: bytes, kind: int = 0x0800) -> bytes:
+    """LLC and SNAP before what an EtherType names."""
+    return b"\xaa\xaa\x03\0\0\0" + struct.pack(">H", kind) + payload
+
+
+def wifi(payload: bytes, control: int = 0x0108, more: bytes = b"") -> bytes:
+    """An IEEE 802.11 frame; `control` as read little-endian, `more` of its header behind the 24 octets."""
+    return struct.pack("<H", control) + b"\x02" * 22 + more + payload
+
+
+def juniper(payload: bytes, number: int | None = None, extension: bytes = b"") -> bytes:
+    """What a Juniper router's capture begins with; `number` says what follows where there is no link layer."""
+    flags = (0 if number is None else 2) | (0x80 if extension else 0)
+    head = b"MGC" + bytes([flags]) + (struct.pack(">H", len(extension)) + extension if extension else b"")
+    return head + (b"" if number is None else struct.pack("<I", number)) + payload
+
+
 def pcap(
     frames: Sequence[bytes],
     link: int = 1,

@@ -89,6 +89,97 @@ def test_link_layers_lead_to_the_same_packet(frame: bytes, link: int) -> None:
     assert shown(packets_of([frame], link)) == [PLAIN]
 
 
+RELAYED = b"\x18\x41\x03\xcc" + TCP
+QUALITY = b"\0\0"
+VENDORS = {
+    "hsr": (1, c.ether(b"\0\x34\0\1\x08\0" + TCP, 0x892F)),
+    "cisco metadata": (1, c.ether(b"\1\1\0\1\0\2\x08\0" + TCP, 0x8909)),
+    "jumbo llc": (1, c.ether(c.snap(TCP), 0x8870)),
+    "bridged behind llc": (100, b"\xaa\xaa\x03\0\x80\xc2\0\7\0\0" + c.ether(TCP)),
+    "bridged behind nlpid": (107, b"\x18\x41\x03\0\x80\0\x80\xc2\0\7" + c.ether(TCP)),
+    "ppp behind nlpid": (107, b"\x18\x41\x03\xcf\0\x21" + TCP),
+    "pseudowire channel": (1, c.ether(b"\0\1\1\x40\x10\0\0\x21" + TCP, 0x8847)),
+    "ppp in hdlc without address": (50, b"\0\x21" + TCP),
+    "cisco hdlc": (50, b"\x0f\0\x08\0" + TCP),
+    "ppp with an ethertype": (9, b"\xff\x03\x08\0" + TCP),
+    "bridged ppp": (9, b"\xff\x03\0\x31\0\1" + c.ether(TCP)),
+    "bridged ppp of a lan": (9, b"\xff\x03\0\x31\x40\1\0\0\0\1" + c.ether(TCP)),
+    "multilink": (9, b"\xff\x03\0\x3d\xc0\0\0\1\0\x21" + TCP),
+    "ppp with direction": (204, b"\1\xff\x03\0\x21" + TCP),
+    "cooked frame": (113, b"\0" * 14 + b"\0\3" + c.ether(TCP)),
+    "cooked ppp": (113, b"\0" * 14 + b"\0\7\0\x21" + TCP),
+    "cooked monitor": (113, b"\0\0\3\x23" + b"\0" * 10 + b"\x08\0" + TCP),
+    "null with an ethertype": (0, b"\0\0\x08\0" + TCP),
+    "atm": (11, c.snap(TCP)),
+    "classical ip": (106, TCP),
+    "sun atm": (123, b"\2\0\0\x21" + c.snap(TCP)),
+    "lan emulation": (123, b"\1\0\0\x21\0\1" + c.ether(TCP)),
+    "ip over fibre": (122, b"\0" * 16 + c.snap(TCP)),
+    "ip over infiniband": (242, b"\0" * 40 + b"\x08\0\0\0" + TCP),
+    "netanalyzer": (240, b"\0" * 4 + c.ether(TCP)),
+    "token ring": (6, b"\x10\x40" + b"\1" * 12 + c.snap(TCP)),
+    "four addresses": (105, c.wifi(c.snap(TCP), 0x0308, b"\2" * 6)),
+    "high throughput": (105, c.wifi(c.snap(TCP), 0x8188, QUALITY + b"\0" * 4)),
+    "radiotap": (127, b"\0\0\x11\0\3\0\0\0" + b"\0" * 9 + c.wifi(c.snap(TCP))),
+    "radiotap padded": (127, b"\0\0\x09\0\2\0\0\0\x20" + c.wifi(c.snap(TCP), 0x188, QUALITY + b"\0\0")),
+    "radiotap of two words": (
+        127,
+        b"\0\0\x19\0\3\0\0\x80\0\0\0\0\0\0\0\0"
+        + b"\0" * 8
+        + b"\x20"
+        + c.wifi(c.snap(TCP), 0x188, QUALITY + b"\0\0"),
+    ),
+    "prism": (119, struct.pack("<II", 0x44, 144) + b"\0" * 136 + c.wifi(c.snap(TCP))),
+    "prism of avs": (119, struct.pack(">II", 0x80211001, 64) + b"\0" * 56 + c.wifi(c.snap(TCP))),
+    "prism of nothing": (119, c.wifi(c.snap(TCP))),
+    "avs": (163, struct.pack(">II", 0x80211001, 64) + b"\0" * 56 + c.wifi(c.snap(TCP))),
+    "ppi ethernet": (192, b"\0\0\x08\0\1\0\0\0" + c.ether(TCP)),
+    "ppi wireless": (192, b"\0\0\x08\0\x69\0\0\0" + c.wifi(c.snap(TCP))),
+    "pktap": (258, struct.pack("<III", 108, 1, 12) + b"\0" * 96 + TCP),
+    "juniper": (178, c.juniper(c.ether(TCP))),
+    "juniper extended": (179, c.juniper(b"\xff\x03\0\x21" + TCP, extension=b"\1\1\0")),
+    "juniper bare": (178, c.juniper(TCP, 2)),
+    "juniper relay": (178, c.juniper(RELAYED, 207, b"\1\1\0")),
+    "juniper atm": (137, c.juniper(b"\0" * 4 + c.snap(TCP))),
+    "juniper gateway": (133, c.juniper(b"\2\0\0\0" + TCP)),
+    "six where four is said": (1, c.ether(SIX)),
+}
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_rarer_link_layers_too(name: str) -> None:
+    link, frame = VENDORS[name]
+    assert shown(packets_of([frame], link)) == [PLAIN6 if name.startswith("six") else PLAIN]
+
+
+@pytest.mark.parametrize(
+    ("link", "frame"),
+    [
+        (10, b"\x40" + b"\1" * 12 + c.snap(TCP)),
+        (6, b"\x10\x00" + b"\1" * 12 + c.snap(TCP)),
+        (105, c.wifi(c.snap(TCP), 0x4108)),
+        (105, c.wifi(c.snap(TCP), 0x0148)),
+        (105, c.wifi(c.snap(TCP), 0x0080)),
+        (127, b"\1\0\x08\0\0\0\0\0" + c.wifi(c.snap(TCP))),
+        (258, struct.pack("<III", 108, 0, 12) + b"\0" * 96 + TCP),
+        (178, b"JUN\0" + c.ether(TCP)),
+        (9, b"\xff\x03\0\x3d\x80\0\0\1\0\x21" + TCP),
+    ],
+)
+def test_frames_that_are_no_data_hold_no_packet(link: int, frame: bytes) -> None:
+    assert shown(packets_of([frame], link)) == []
+
+
+def test_several_frames_in_one_are_all_read() -> None:
+    def piece(packet: bytes) -> bytes:
+        frame = c.snap(packet)
+        return b"\2" * 12 + struct.pack(">H", len(frame)) + frame
+
+    first = piece(c.ip(c.udp(5, 6, b"x"), "10.0.0.1", "10.0.0.2", 17))
+    frame = c.wifi(first + b"\0" * (-len(first) % 4) + piece(TCP), 0x0188, b"\x80\0")
+    assert shown(packets_of([frame], 105)) == [("10.0.0.1", "10.0.0.2", 17, 5, 6, 29), PLAIN]
+
+
 EXTENDED = [
     (0, b"\x11\x00" + b"\x01\x04\0\0\0\0"),
     (60, b"\x11\x01" + b"\0" * 14),
@@ -123,6 +214,19 @@ def test_ipv6_extension_headers_lead_to_ports(number: int, extension: bytes) -> 
         (c.udp(1701, 1701, b"\0\2\0\1\0\1\xff\x03\0\x21" + TCP), 17, Kind.OTHER_TUNNEL, 0),
         (c.udp(9, 6635, b"\0\1\1\x40" + TCP), 17, Kind.OTHER_TUNNEL, 0),
         (b"\x30\0" + c.ether(TCP), 97, Kind.OTHER_TUNNEL, 0),
+        (b"\x03\0" + c.ether(TCP), 97, Kind.OTHER_TUNNEL, 0),
+        (c.udp(9, 4754, c.gre(TCP)), 17, Kind.GRE, 0),
+        (c.gre(b"\x18\x41\x03\xcc" + TCP, kind=0x6559), 47, Kind.GRE, 0),
+        (c.gre(c.wifi(c.snap(TCP)), kind=0x8200), 47, Kind.GRE, 0),
+        (b"\x40\0\x08\0" + b"\0" * 4 + b"\x08\0\0\4\1\2\3\4" + b"\0" * 4 + TCP, 47, Kind.GRE, 0),
+        (c.udp(9, 4341, b"\x80" + b"\0" * 7 + TCP), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(9, 5247, struct.pack(">II", 0x00100300, 0) + c.wifi(c.snap(TCP))), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(5247, 9, b"\0\x10\3\0\0\0\0\0" + c.wifi(c.snap(TCP), 0x0801)), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(9, 5247, struct.pack(">II", 0x00100200, 0) + c.ether(TCP)), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(9, 37008, b"\1\0\0\1\x0a\1\x20\0\1" + c.ether(TCP)), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(9, 37008, b"\1\0\0\x12\1" + c.wifi(c.snap(TCP))), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(2152, 2152, b"\x30\xff\0\x36\0\0\0\1" + c.ether(TCP)), 17, Kind.OTHER_TUNNEL, 0),
+        (c.udp(3386, 3386, b"\x1e\xff\0\x28" + b"\0" * 16 + TCP), 17, Kind.OTHER_TUNNEL, 0),
     ],
 )
 @pytest.mark.parametrize("outer", [("192.168.0.1", "192.168.0.2"), ("fd01::1", "fd01::2")])
@@ -147,6 +251,11 @@ def test_tunnels_give_outer_and_inner(
         c.udp(4789, 53, b"not a tunnel at all"),
         c.udp(50000, 2152, b"\x32\x01\0\0\0\0\0\0" + TCP),
         c.udp(1701, 1701, b"\xc8\x02\0\x0c\0\0\0\0\0\0\0\0"),
+        c.udp(9, 5247, struct.pack(">II", 0x00100308, 0) + c.wifi(c.snap(TCP))),
+        c.udp(9, 5247, struct.pack(">II", 0x01100300, 0) + c.wifi(c.snap(TCP))),
+        c.udp(9, 4341, b"\x01" + b"\0" * 7 + TCP),
+        c.udp(4754, 9, c.gre(TCP)),
+        c.udp(37008, 9, b"\1\0\0\1\1" + c.ether(TCP)),
     ],
 )
 def test_a_port_alone_makes_no_tunnel(payload: bytes) -> None:

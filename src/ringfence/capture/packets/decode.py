@@ -6,43 +6,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ringfence.capture.packets import link, network, quick, tunnels
+from ringfence.capture.packets import link, network, quick, radio, tunnels, vendors
 from ringfence.capture.packets.frames import Frames
+from ringfence.capture.packets.linktypes import LINKS
 from ringfence.capture.packets.rows import Rows
 from ringfence.capture.packets.work import At, Bytes, Step, Work, join
 from ringfence.flows.packets import Packets
 
 ROUNDS = 600
 """Headers of one kind after another that are followed; an honest capture needs a few dozen."""
-
-LINKS = {
-    0: At.NULL,
-    1: At.ETHERNET,
-    6: At.TOKEN_RING,
-    9: At.PPP,
-    10: At.FDDI,
-    **dict.fromkeys((12, 14, 101, 228), At.IP),
-    50: At.HDLC,
-    51: At.PPPOE,
-    100: At.LLC,
-    104: At.HDLC,
-    105: At.WIFI,
-    107: At.FRAME_RELAY,
-    108: At.LOOP,
-    109: At.ENC,
-    113: At.SLL,
-    117: At.PFLOG,
-    119: At.PRISM,
-    127: At.RADIOTAP,
-    138: At.IP1394,
-    163: At.AVS,
-    192: At.RADIOTAP,
-    219: At.MPLS,
-    229: At.IPV6,
-    239: At.NFLOG,
-    276: At.SLL2,
-}
-"""LINKTYPE_ numbers (tcpdump.org) and the header their frames begin with."""
 
 LinkRule = Callable[[Bytes, Work], Step]
 Rule = Callable[[Bytes, Work, Rows], Step]
@@ -55,13 +27,20 @@ LINK_RULES: dict[At, LinkRule] = {
     At.VLAN: link.tagged(4),
     At.VNTAG: link.tagged(6),
     At.RTAG: link.tagged(6),
+    At.HSR: link.tagged(6),
+    At.CMD: link.tagged(8),
     At.ETAG: link.tagged(8),
     At.PBB: link.bridged(4),
+    At.NETANALYZER: link.bridged(4),
     At.FABRICPATH: link.bridged(2),
     At.TRILL: link.trill,
     At.MPLS: link.mpls,
     At.PPPOE: link.pppoe,
     At.PPP: link.ppp,
+    At.BRIDGED_PPP: link.bridged_ppp,
+    At.MULTILINK: link.multilink,
+    At.PPP_OR_HDLC: link.ppp_or_hdlc,
+    At.DIRECTED: link.directed,
     At.HDLC: link.hdlc,
     At.FRAME_RELAY: link.frame_relay,
     At.NLPID: link.nlpid,
@@ -78,10 +57,27 @@ LINK_RULES: dict[At, LinkRule] = {
     At.FDDI: link.fddi,
     At.TOKEN_RING: link.token_ring,
     At.IP1394: link.ip1394,
-    At.RADIOTAP: link.radiotap,
-    At.PRISM: link.prism,
-    At.AVS: link.avs,
-    At.WIFI: link.wifi,
+    At.IPOIB: link.ipoib,
+    At.IP_OVER_FC: link.ip_over_fibre,
+    At.SUN_ATM: link.sun_atm,
+    At.RADIOTAP: radio.radiotap,
+    At.PRISM: radio.prism,
+    At.AVS: radio.avs,
+    At.WIFI: radio.wifi,
+    At.AMSDU: radio.amsdu,
+    At.PPI: vendors.ppi,
+    At.PKTAP: vendors.pktap,
+    At.JUNIPER: vendors.juniper(None),
+    At.JUNIPER_ETHERNET: vendors.juniper(At.ETHERNET),
+    At.JUNIPER_PPP: vendors.juniper(At.PPP),
+    At.JUNIPER_FRAME_RELAY: vendors.juniper(At.FRAME_RELAY),
+    At.JUNIPER_HDLC: vendors.juniper(At.HDLC),
+    At.JUNIPER_ATM1: vendors.juniper(At.LLC, 4),
+    At.JUNIPER_ATM2: vendors.juniper(At.LLC, 8),
+    At.JUNIPER_SERVICES: vendors.juniper(At.IP, 12),
+    At.JUNIPER_VOICE: vendors.juniper(At.IP, 18),
+    At.JUNIPER_GATEWAY: vendors.juniper(At.JUNIPER_NUMBER),
+    At.JUNIPER_NUMBER: vendors.juniper_number,
     At.IP: link.bare,
 }
 RULES: dict[At, Rule] = {
@@ -103,8 +99,13 @@ RULES: dict[At, Rule] = {
     At.AYIYA: tunnels.ayiya,
     At.L2TP: tunnels.l2tp,
     At.GRE: tunnels.gre,
-    At.ERSPAN2: tunnels.erspan2,
-    At.ERSPAN3: tunnels.erspan3,
+    At.GRE_IN_UDP: tunnels.gre_in_udp,
+    At.GRE_ROUTE: tunnels.gre_route,
+    At.ERSPAN: tunnels.erspan,
+    At.LISP: tunnels.lisp,
+    At.CAPWAP: tunnels.capwap,
+    At.TZSP: tunnels.tzsp,
+    At.TZSP_TAG: tunnels.tzsp_tag,
     At.WCCP: tunnels.wccp,
     At.ETHERIP: tunnels.etherip,
 }

@@ -23,7 +23,10 @@ ETHERTYPES = {
     0x88E5: At.MACSEC,
     0x88E7: At.PBB,
     0x8903: At.FABRICPATH,
+    0x8870: At.LLC,
+    0x8909: At.CMD,
     0x8926: At.VNTAG,
+    0x892F: At.HSR,
     0x893F: At.ETAG,
     0xF1C1: At.RTAG,
     0x22F3: At.TRILL,
@@ -32,10 +35,17 @@ ETHERTYPES = {
 }
 """EtherTypes that may lead to IP (IEEE registry)."""
 
-PPP_PROTOCOLS = {0x0021: At.IPV4, 0x0057: At.IPV6, 0x0281: At.MPLS, 0x0283: At.MPLS}
-"""RFC 1661's registry."""
+PPP_PROTOCOLS = {
+    **dict.fromkeys((0x0021, 0x0800), At.IPV4),
+    **dict.fromkeys((0x0057, 0x86DD), At.IPV6),
+    **dict.fromkeys((0x0281, 0x0283), At.MPLS),
+    0x0031: At.BRIDGED_PPP,
+    0x003D: At.MULTILINK,
+    0x004B: At.LLC,
+}
+"""RFC 1661's registry, and the EtherTypes that some senders put there instead."""
 
-NLPIDS = {0xCC: At.IPV4, 0x8E: At.IPV6, 0x80: At.SNAP}
+NLPIDS = {0xCC: At.IPV4, 0x8E: At.IPV6, 0x80: At.SNAP, 0xCF: At.PPP}
 """Network layer protocol ids (RFC 2427, ISO TR 9577)."""
 
 NSH_NEXT = {1: At.IPV4, 2: At.IPV6, 3: At.ETHERNET, 4: At.NSH, 5: At.MPLS}
@@ -44,7 +54,18 @@ NSH_NEXT = {1: At.IPV4, 2: At.IPV6, 3: At.ETHERNET, 4: At.NSH, 5: At.MPLS}
 FAMILIES = {2: At.IPV4, **dict.fromkeys((10, 24, 28, 30), At.IPV6)}
 """AF_INET, and AF_INET6 as Linux, NetBSD, FreeBSD and Darwin number it."""
 
-ARPHRD_NETLINK, ARPHRD_GRE, ARPHRD_RADIOTAP = 824, 778, 803
+FAMILIES_OR_TYPES = {number: at for number, at in ETHERTYPES.items() if number > 1500} | FAMILIES
+COOKED = {number: at for number, at in ETHERTYPES.items() if number > 1500} | {
+    3: At.ETHERNET,
+    4: At.LLC,
+    7: At.PPP,
+}
+"""Linux's own numbers below the EtherTypes: a whole frame, LLC (ETH_P_802_2), PPP."""
+
+BRIDGED_PADDING = 2
+"""Octets before a bridged frame behind LLC (RFC 2684 section 5.2); behind an NLPID there are none (RFC 2427)."""
+
+ARPHRD_NETLINK, ARPHRD_RADIOTAP = 824, 803
 
 ETHER = np.dtype([("to", "V6"), ("from", "V6"), ("type", U2)])
 
@@ -73,11 +94,12 @@ def llc(buffer: Bytes, work: Work) -> Step:
     saps = head["dsap"].astype(np.int64) << 8 | head["ssap"]
     yield At.IPV4, work.take(unnumbered & (saps == 0x0606)).past(3)
     yield At.NLPID, work.take(unnumbered & (saps == 0xFEFE)).past(3)
-    yield At.SNAP, work.take(unnumbered & ((saps & 0xFEFE) == 0xAAAA)).past(3)
+    inside = work.take(unnumbered & ((saps & 0xFEFE) == 0xAAAA)).past(3)
+    yield At.SNAP, inside._replace(value=np.full(len(inside.at), BRIDGED_PADDING))
 
 
 def snap(buffer: Bytes, work: Work) -> Step:
-    """RFC 1042: who numbered the type, and the type."""
+    """RFC 1042: who numbered the type, and the type. `value`: octets of padding before a bridged frame."""
     work, head = read(buffer, work, np.dtype([("organisation", "u1", 3), ("type", U2)]))
     organisation = head["organisation"].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     # 00-00-00 is EtherTypes (RFC 1042), 00-00-f8 is the same bridged (IEEE 802.1H), 00-80-c2 bridges (RFC 2427).
@@ -85,17 +107,22 @@ def snap(buffer: Bytes, work: Work) -> Step:
     known = work.take(types).past(5)
     yield At.ETHERTYPE, known._replace(value=np.maximum(head["type"][types].astype(np.int64), 1501))
     bridged = (organisation == 0x0080C2) & np.isin(head["type"], (1, 7))
-    yield At.ETHERNET, work.take(bridged).past(5)
+    frames = work.take(bridged)
+    yield At.ETHERNET, frames.past(5 + frames.value)
 
 
 def nlpid(buffer: Bytes, work: Work) -> Step:
     """One octet says what follows."""
     work, head = read(buffer, work, np.dtype([("id", U1)]))
+    work = work._replace(value=np.zeros(len(work.at), np.int64))
     yield from split(work.past(1), head["id"], NLPIDS)
 
 
 def tagged(octets: int) -> Callable[[Bytes, Work], Step]:
-    """A tag of so many octets of which the last two are the next type: VLAN 4, VN-Tag and 802.1CB 6, 802.1BR 8."""
+    """A tag of so many octets of which the last two are the next type.
+
+    VLAN 4, VN-Tag, 802.1CB and HSR 6, 802.1BR and Cisco's metadata 8.
+    """
     header = np.dtype([("tag", f"V{octets - 2}"), ("type", U2)])
 
     def rule(buffer: Bytes, work: Work) -> Step:
@@ -106,7 +133,7 @@ def tagged(octets: int) -> Callable[[Bytes, Work], Step]:
 
 
 def bridged(octets: int) -> Callable[[Bytes, Work], Step]:
-    """A header of so many octets before a whole Ethernet frame: 802.1ah 4, FabricPath 2."""
+    """A header of so many octets before a whole Ethernet frame: 802.1ah and netANALYZER 4, FabricPath 2."""
 
     def rule(buffer: Bytes, work: Work) -> Step:
         yield At.ETHERNET, work.past(octets)
@@ -121,7 +148,7 @@ def trill(buffer: Bytes, work: Work) -> Step:
 
 
 def mpls(buffer: Bytes, work: Work) -> Step:
-    """RFC 3032: the label under the last one is IP by its first four bits, or a pseudowire (RFC 4448)."""
+    """RFC 3032: what is under the last label is IP by its first four bits, or a pseudowire (RFC 4448, RFC 4385)."""
     work, head = read(buffer, work, np.dtype([("label", U4)]))
     last = (head["label"] & 0x100) != 0
     yield At.MPLS, work.take(~last).past(4)
@@ -129,6 +156,9 @@ def mpls(buffer: Bytes, work: Work) -> Step:
     version = buffer[work.at] >> 4
     yield from split(work, version, {4: At.IPV4, 6: At.IPV6})
     yield At.ETHERNET, work.take(version == 0).past(4)
+    # Its associated channel names what it carries by PPP's numbers.
+    channel, head = read(buffer, work.take(version == 1), np.dtype([("bits", U2), ("type", U2)]))
+    yield from split(channel.past(4), head["type"], {0x21: At.IPV4, 0x57: At.IPV6})
 
 
 def pppoe(buffer: Bytes, work: Work) -> Step:
@@ -148,6 +178,32 @@ def ppp(buffer: Bytes, work: Work) -> Step:
     high = np.where(short, 0, buffer[work.at].astype(np.int64) << 8)
     low = np.where(short, buffer[work.at], buffer[work.at + 1])
     yield from split(work.past(np.where(short, 1, 2)), high | low, PPP_PROTOCOLS)
+
+
+def bridged_ppp(buffer: Bytes, work: Work) -> Step:
+    """RFC 3518 section 4.3: flags, the kind of LAN (1 is Ethernet), a LAN identifier where a flag says so."""
+    work, head = read(buffer, work, np.dtype([("flags", U1), ("kind", U1)]))
+    length = np.where(head["flags"] & 0x40, 6, 2)
+    yield At.ETHERNET, work.past(length).take(head["kind"] == 1)
+
+
+def multilink(buffer: Bytes, work: Work) -> Step:
+    """RFC 1990: only what is both the first and the last fragment is a whole frame."""
+    work, head = read(buffer, work, np.dtype([("bits", U4)]))
+    yield At.PPP, work.past(4).take(head["bits"] >> 30 == 3)
+
+
+def ppp_or_hdlc(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_PPP_HDLC: Cisco HDLC where the address says so, else PPP (RFC 1547, RFC 1662)."""
+    work = work.holding(1)
+    cisco = (buffer[work.at] & 0x7F) == 0x0F
+    yield At.HDLC, work.take(cisco)
+    yield At.PPP, work.take(~cisco)
+
+
+def directed(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_PPP_WITH_DIR: an octet that says who sent it, then PPP."""
+    yield At.PPP, work.past(1)
 
 
 def hdlc(buffer: Bytes, work: Work) -> Step:
@@ -208,20 +264,19 @@ def sll2(buffer: Bytes, work: Work) -> Step:
 
 def _cooked(work: Work, device: Bytes, kind: Bytes) -> Step:
     netlink = device == ARPHRD_NETLINK
-    radio = device == ARPHRD_RADIOTAP
+    # A monitoring device gives 802.11 under Linux's small numbers, and what it decrypted under real EtherTypes.
+    radio = (device == ARPHRD_RADIOTAP) & (kind <= 1500)
     yield At.RADIOTAP, work.take(radio)
     rest = ~netlink & ~radio
-    # 4 is LLC (ETH_P_802_2), 1 a raw 802.3 frame; real types are above 1500.
-    table = {key: value for key, value in ETHERTYPES.items() if key > 1500} | {4: At.LLC}
-    yield from split(work.take(rest), kind[rest], table)
+    yield from split(work.take(rest), kind[rest], COOKED)
 
 
 def null(buffer: Bytes, work: Work) -> Step:
-    """LINKTYPE_NULL: an address family in the capturing machine's byte order."""
+    """LINKTYPE_NULL: an address family in the capturing machine's byte order, or an EtherType."""
     work, head = read(buffer, work, np.dtype([("family", "<u4")]))
     family = head["family"]
     swapped = family.byteswap()
-    yield from split(work.past(4), np.where(family < 0x10000, family, swapped), FAMILIES)
+    yield from split(work.past(4), np.where(family < 0x10000, family, swapped), FAMILIES_OR_TYPES)
 
 
 def loop(buffer: Bytes, work: Work) -> Step:
@@ -264,50 +319,44 @@ def nflog_item(buffer: Bytes, work: Work) -> Step:
 
 
 def fddi(buffer: Bytes, work: Work) -> Step:
-    """Frame control and two addresses, then LLC."""
-    yield At.LLC, work.past(13)
+    """Frame control, of which the first bits say LLC (ANSI X3.139), and two addresses."""
+    work, head = read(buffer, work, np.dtype([("control", U1)]))
+    yield At.LLC, work.past(13).take((head["control"] & 0x30) == 0x10)
 
 
 def token_ring(buffer: Bytes, work: Work) -> Step:
     """Access and frame control, two addresses, a source route where the sender's first bit says so, LLC."""
     work = work.holding(16)
+    work = work.take(buffer[work.at + 1] >> 6 == 1)
     routed = (buffer[work.at + 8] & 0x80) != 0
     route = np.where(routed, buffer[work.at + 14] & 0x1F, 0).astype(np.int64)
     yield At.LLC, work.past(14 + route)
+
+
+def ipoib(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_IPOIB: a global route header of 40 octets, then RFC 4391's type and two spare octets."""
+    work, head = read(buffer, work, np.dtype([("route", "V40"), ("type", U2), ("spare", U2)]))
+    yield from split(work.past(44), head["type"], ETHERTYPES)
+
+
+def ip_over_fibre(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_IP_OVER_FC: RFC 2625's network header of 16 octets, then LLC."""
+    yield At.LLC, work.past(16)
+
+
+def sun_atm(buffer: Bytes, work: Work) -> Step:
+    """LINKTYPE_SUNATM: traffic type in the low bits (1 LAN emulation, 2 LLC), the circuit, then the frame."""
+    work, head = read(buffer, work, np.dtype([("kind", U1), ("path", U1), ("channel", U2)]))
+    kind = head["kind"] & 15
+    yield At.LLC, work.past(4).take(kind == 2)
+    # LAN emulation (AF-LANE-0021) puts two octets before each frame.
+    yield At.ETHERNET, work.past(6).take(kind == 1)
 
 
 def ip1394(buffer: Bytes, work: Work) -> Step:
     """LINKTYPE_APPLE_IP_OVER_IEEE1394: two addresses of eight octets, then a type."""
     work, head = read(buffer, work, np.dtype([("addresses", "V16"), ("type", U2)]))
     yield from split(work.past(18), head["type"], ETHERTYPES)
-
-
-def radiotap(buffer: Bytes, work: Work) -> Step:
-    """A header that states its length; also LINKTYPE_PPI's shape."""
-    work, head = read(buffer, work, np.dtype([("version", U2), ("length", "<u2")]))
-    yield At.WIFI, work.past(head["length"].astype(np.int64))
-
-
-def avs(buffer: Bytes, work: Work) -> Step:
-    """LINKTYPE_IEEE802_11_AVS: version, then the header's length."""
-    work, head = read(buffer, work, np.dtype([("version", U4), ("length", U4)]))
-    yield At.WIFI, work.past(np.minimum(head["length"].astype(np.int64), 4096))
-
-
-def prism(buffer: Bytes, work: Work) -> Step:
-    """LINKTYPE_IEEE802_11_PRISM: 144 octets."""
-    yield At.WIFI, work.past(144)
-
-
-def wifi(buffer: Bytes, work: Work) -> Step:
-    """IEEE 802.11: unprotected data frames lead to LLC; addresses, QoS and HT control vary the length."""
-    work, head = read(buffer, work, np.dtype([("control", "<u2"), ("rest", "V22")]))
-    control = head["control"].astype(np.int64)
-    data = (control >> 2 & 3) == 2
-    empty, protected = control & 0x40, control & 0x4000
-    quality = (control & 0x80) != 0
-    length = 24 + 6 * ((control & 0x300) == 0x300) + quality * (2 + 4 * ((control & 0x8000) != 0))
-    yield At.LLC, work.past(length.astype(np.int64)).take(data & (empty == 0) & (protected == 0))
 
 
 def bare(buffer: Bytes, work: Work) -> Step:

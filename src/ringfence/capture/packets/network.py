@@ -75,6 +75,8 @@ FLAG_WORDS = _flag_words()
 def ipv4(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 791. Later fragments carry no ports; they are known by (addresses, protocol, id)."""
     work, head = read(buffer, work, IPV4)
+    # What an EtherType calls IPv4 may be IPv6 all the same; the version in the packet decides.
+    yield At.IPV6, work.take(head["first"] >> 4 == 6)
     words = (head["first"] & 15).astype(np.int64)
     stated = head["length"].astype(np.int64)
     sound = ((head["first"] >> 4) == 4) & (words >= 5) & ((stated == 0) | (stated >= words * 4))

@@ -1,0 +1,52 @@
+"""Which header the frames of a link type begin with."""
+
+from __future__ import annotations
+
+from ringfence.capture.packets.work import At
+
+LINKS = {
+    0: At.NULL,
+    1: At.ETHERNET,
+    6: At.TOKEN_RING,
+    9: At.PPP,
+    10: At.FDDI,
+    11: At.LLC,
+    **dict.fromkeys((12, 14, 16, 18, 19, 101, 106, 228), At.IP),
+    50: At.PPP_OR_HDLC,
+    51: At.PPPOE,
+    100: At.LLC,
+    104: At.HDLC,
+    105: At.WIFI,
+    107: At.FRAME_RELAY,
+    108: At.LOOP,
+    109: At.ENC,
+    112: At.HDLC,
+    113: At.SLL,
+    117: At.PFLOG,
+    119: At.PRISM,
+    122: At.IP_OVER_FC,
+    123: At.SUN_ATM,
+    127: At.RADIOTAP,
+    **dict.fromkeys((131, 132, 134, 168, 194, 200, 238), At.JUNIPER),
+    133: At.JUNIPER_GATEWAY,
+    135: At.JUNIPER_ATM2,
+    136: At.JUNIPER_SERVICES,
+    137: At.JUNIPER_ATM1,
+    138: At.IP1394,
+    163: At.AVS,
+    **dict.fromkeys((167, 178), At.JUNIPER_ETHERNET),
+    **dict.fromkeys((130, 179), At.JUNIPER_PPP),
+    180: At.JUNIPER_FRAME_RELAY,
+    181: At.JUNIPER_HDLC,
+    183: At.JUNIPER_VOICE,
+    192: At.PPI,
+    204: At.DIRECTED,
+    219: At.MPLS,
+    229: At.IPV6,
+    239: At.NFLOG,
+    240: At.NETANALYZER,
+    242: At.IPOIB,
+    258: At.PKTAP,
+    276: At.SLL2,
+}
+"""LINKTYPE_ numbers (tcpdump.org) and the header their frames begin with."""
