@@ -6,7 +6,7 @@ import numpy as np
 
 from ringfence.agent.step import Commit, Keep, Observe, Observed, Tick, begin, step
 from ringfence.model.addresses import pack
-from ringfence.model.batches import ProcessInfo, TapInfo
+from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
 from ringfence.wire.codec import decode, encode
 
@@ -164,3 +164,19 @@ def test_conntracks_news_heard_before_the_packet_still_says_who_opened():
     state, _ = step(start(), early)
     _, (keep, _) = step(state, observed((11 * SECOND,), generation=2, rows=rows))
     assert keep.sightings["direction"][0] == Direction.CONNTRACK
+
+
+def test_a_loss_kept_before_a_crash_is_not_reported_again():
+    lost = (Loss("kernel-map-full", 5, 500),)
+    again = observed((10 * SECOND,), generation=7)._replace(kernel_losses=lost)
+    assert step(start(kept=7), again)[1][0].header.losses == ()
+    assert step(start(kept=6), again)[1][0].header.losses == lost
+
+
+def test_a_dump_larger_than_a_batch_goes_over_several(monkeypatch):
+    monkeypatch.setattr("ringfence.agent.step.MAX_TRANSLATIONS", 3)
+    dump = np.zeros(5, TRANSLATION)
+    dump["seen"] = range(5)
+    state, (first, _) = step(start(), observed((10 * SECOND,))._replace(translations=dump))
+    _, (second, _) = step(state, observed((11 * SECOND,), generation=2))
+    assert (first.translations["seen"].tolist(), second.translations["seen"].tolist()) == ([0, 1, 2], [3, 4])

@@ -30,6 +30,9 @@ PACE = 0.25
 MODES = {"conversation": 15.0, "detailed": 1.0}
 """Seconds of one window in each mode (design section 4)."""
 
+MOST_ENTRIES = 400_000
+"""Entries of each map: all maps together must fit one batch (`wire.codec.MAX_ROWS`)."""
+
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an agent can be told; `--config` takes the same fields. Documented in docs/reference/settings.md."""
@@ -150,8 +153,9 @@ class Agent:
             hints=hints,
             processes=processes,
             process_infos=infos,
-            losses=(*drained.losses, *missed, *lost),
+            losses=(*missed, *lost),
             notes=self._capture.notes,
+            kernel_losses=drained.losses,
         )
 
     def _perform(self, command: Command, shipper: Shipper) -> None:
@@ -216,9 +220,11 @@ def check(settings: AgentSettings) -> None:
         raise Problem(f"unknown mode `{settings.mode}`", "mode", f"use one of: {', '.join(MODES)}")
     if settings.window is not None and not 0.1 <= settings.window <= 3600:
         raise Problem(f"window of {settings.window} s", "window", "use 0.1 to 3600 seconds")
-    if settings.map_entries < 1:
+    if not 1 <= settings.map_entries <= MOST_ENTRIES:
         raise Problem(
-            f"map of {settings.map_entries} entries", "map_entries", "use 1 or more; 131072 is the default"
+            f"map of {settings.map_entries} entries",
+            "map_entries",
+            f"use 1 to {MOST_ENTRIES}; 131072 is the default",
         )
 
 

@@ -14,10 +14,12 @@ import numpy as np
 from ringfence.flows.fold import CONVERSATION, U64, Mask, Place, conversation_key, fold
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import SIGHTING, TUPLE, Table, structured
+from ringfence.model.columns import SIGHTING, TRANSLATION, TUPLE, Table, structured
 
 HINT = np.dtype(TUPLE)
 OPENED = np.dtype([*TUPLE, ("process", "<u4")])
+MAX_TRANSLATIONS = 500_000
+"""Translations in one batch; a dump of a busier node goes over several."""
 MAX_WINDOWS = 3_600
 """Windows one batch may close; after a longer pause the older ones are left out, which shows as absence."""
 
@@ -40,6 +42,8 @@ class State(NamedTuple):
     opened: Table = np.zeros(0, OPENED)
     """Openings of the last window that no counted packet matched yet; `process` indexes `openers`."""
     openers: tuple[ProcessInfo, ...] = ()
+    translations: Table = np.zeros(0, TRANSLATION)
+    """What found no room in the last batch."""
 
 
 class Tick(NamedTuple):
@@ -65,6 +69,8 @@ class Observed(NamedTuple):
     process_infos: tuple[ProcessInfo, ...]
     losses: tuple[Loss, ...]
     notes: tuple[str, ...]
+    kernel_losses: tuple[Loss, ...] = ()
+    """What the counts of this generation lack; kept, and known, with them."""
 
 
 class Observe(NamedTuple):
@@ -123,9 +129,10 @@ def _tick(state: State, event: Tick) -> tuple[State, tuple[Command, ...]]:
 def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]]:
     if event.generation == state.kept and event.generation:
         # These counts were kept before a crash; what conntrack and processes said goes with the next window.
-        event = event._replace(counts=event.counts[:0], packets=0)
+        event = event._replace(counts=event.counts[:0], packets=0, kernel_losses=())
     hints = np.concatenate([state.hints, event.hints])
     opened, openers = _openings(state, event)
+    translations = np.concatenate([state.translations, event.translations])
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
     folded = fold(event.counts, event.windows[-1], _place(event, pods), state.conversations, hints)
     sightings, named = _with_processes(folded.sightings, folded.key, opened)
@@ -143,7 +150,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         pods=pods,
         processes=openers,
         addresses=event.addresses,
-        losses=event.losses,
+        losses=(*event.losses, *event.kernel_losses),
         notes=event.notes,
         packets=event.packets,
         records=len(event.counts),
@@ -155,9 +162,10 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         kept=event.generation,
         conversations=folded.conversations,
         hints=event.hints,
+        translations=translations[MAX_TRANSLATIONS:],
     )
     state = _waiting(state, opened, openers, named, len(state.opened))
-    return state, (Keep(header, sightings, event.translations), Commit(event.generation))
+    return state, (Keep(header, sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
 
 
 def _place(event: Observed, pods: tuple[str, ...]) -> Place:
