@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from ringfence.cli import build
 
 
 def run(
@@ -152,6 +155,20 @@ def test_an_unknown_verb_and_a_missing_argument():
 def test_no_server(tmp_path):
     error = one_line(run("map", "--server", "http://127.0.0.1:1", "--token", "x"))
     assert "127.0.0.1:1" in error
+
+
+def test_policies_that_cannot_be_written_are_refused_before_the_learning(tmp_path):
+    (tmp_path / "file").write_text("")
+    asked = ("--policies", str(tmp_path / "file" / "policies"), "--listen", "127.0.0.1:0")
+    assert "--policies" in one_line(run("demo", "--replay", *asked, cwd=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_verb_teaches_by_example():
+    todo = list(typer.main.get_command(build()).commands.values())
+    for command in todo:
+        assert "Example" in f"{command.help} {command.epilog}", command.name
+        todo += getattr(command, "commands", {}).values()
 
 
 def test_help_is_not_an_error():

@@ -21,6 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("map", "--server", "http://127.0.0.1:1"), "no answer from the server"),
         (("flows", "list", "--server", "nonsense"), "bad server address"),
         (("flows", "show", "00", "--server", "http://127.0.0.1:1"), "no answer from the server"),
+        (("map", "--token", "two\nlines"), "not a token"),
         (("server", "--listen", "nonsense"), "bad listen address"),
         (("server", "--listen", "127.0.0.1:99999"), "bad listen address"),
         (("server", "--listen", "192.0.2.1:8443"), "cannot listen"),

@@ -59,6 +59,9 @@ class Client:
     def _ask(self, path: str, body: bytes | None) -> Any:
         headers = {"Accept": "application/json"}
         if self._token:
+            # Whatever is wrong with a token, it is not printed: it would stay in logs.
+            if not self._token.isascii() or not self._token.isprintable():
+                raise Problem("not a token", "--token", "give the token alone, without quotes or line ends")
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -68,7 +71,7 @@ class Client:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                raise _refused(error.code, error.read(), self._server + path) from None
+                raise _refused(error.code, error.read(), self._server + path, bool(self._token)) from None
         except urllib.error.URLError as error:
             raise self._unreachable(str(error.reason)) from None
         except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
@@ -107,8 +110,10 @@ class _ErrorBody(msgspec.Struct):
     error: _Error
 
 
-def _refused(status: int, body: bytes, where: str) -> Problem:
+def _refused(status: int, body: bytes, where: str, token: bool) -> Problem:
     """The server's own words where it said any."""
+    if status == 401 and token:
+        return Problem("the server does not know this token", where, f"check --token or {TOKEN_VARIABLE}")
     if status == 401:
         return Problem("the server wants a token", where, f"give --token or set {TOKEN_VARIABLE}")
     try:

@@ -97,9 +97,12 @@ def show(report: Report) -> None:
     show_edges(msgspec.convert(report.edges, list[Edge]), "\nThe map: who talked to whom")
     _show_categories(report)
     emit_table(
-        "\nProposed policies (nothing is enforced)",
+        f"\nProposed policies{_folder(report)} (nothing is enforced)",
         ("namespace", "workload", "rules", "file"),
-        ((each["namespace"], each["workload"], each["rules"], each["file"]) for each in report.policies),
+        (
+            (each["namespace"], each["workload"], each["rules"], Path(each["file"]).name)
+            for each in report.policies
+        ),
     )
     print()
     show_questions(report.unresolved)
@@ -108,6 +111,10 @@ def show(report: Report) -> None:
         ("node", "windows closed", "lost"),
         _agent_rows(report),
     )
+
+
+def _folder(report: Report) -> str:
+    return f", written to {Path(report.policies[0]['file']).parent}" if report.policies else ""
 
 
 def _show_categories(report: Report) -> None:

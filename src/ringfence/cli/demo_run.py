@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,8 +136,8 @@ class Demo:
 def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
     """Start everything; on leaving, end everything and leave nothing behind."""
     why_not = "asked to" if settings.replay else why_not_live()
-    _writable(settings.policies)
     with ExitStack() as undo:
+        undo.enter_context(_writable(settings.policies))
         keeper = Keeper(settings.data if settings.temporary else None, not why_not, say)
         undo.enter_context(keeper)
         stack = undo.enter_context(Stack(settings.data / "logs", (keeper.child_end,)))
@@ -155,15 +155,23 @@ def running(settings: DemoSettings, say: Progress) -> Iterator[Demo]:
             yield Demo(settings, stack, client, (url, token), say, (since, None))
 
 
-def _writable(policies: Path) -> None:
-    """Refuse before the learning what could not be written after it. Makes the folder."""
+@contextmanager
+def _writable(policies: Path) -> Iterator[None]:
+    """Make the folder, to refuse before the learning what could not be written after it; gone again if unused."""
+    made = [folder for folder in (policies, *policies.parents) if not folder.exists()]
     try:
         policies.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(policies, os.W_OK) else "Permission denied"
     except OSError as error:
         reason = error.strerror
-    if reason:
-        raise Problem(f"cannot write policies ({reason})", str(policies), "name another --policies")
+    try:
+        if reason:
+            raise Problem(f"cannot write policies ({reason})", str(policies), "name another --policies")
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def why_not_live() -> str | None:

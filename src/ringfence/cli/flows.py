@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ringfence.cli.offline import Answer
     from ringfence.model.flows import Flow
 
-app = typer.Typer(no_args_is_help=True, help="Flows: of captures on disk, or kept by a server.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Flows: of captures on disk, or kept by a server.",
+    epilog="Example: `ringfence flows read capture.pcap`",
+)
 
 
 class Format(StrEnum):
@@ -91,6 +95,7 @@ def read(
 
 
 COLUMNS = ("start", "leg", "consumer", "provider", "protocol", "packets", "octets", "direction", "flow id")
+SPARE = ("direction", "packets", "start", "octets")
 
 
 def _print(answer: Answer, output: Output) -> None:
@@ -99,7 +104,7 @@ def _print(answer: Answer, output: Output) -> None:
     if output is not Output.table:
         emit(answer.flows, output)
         return
-    emit_table(None, COLUMNS, map(_row, answer.flows))
+    emit_table(None, COLUMNS, map(_row, answer.flows), SPARE)
     rest = f"; {answer.left_out} more beyond --limit" if answer.left_out else ""
     print(f"\n{len(answer.flows)} flows of {answer.frames} packets{rest}")
 

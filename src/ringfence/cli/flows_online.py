@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -50,10 +51,12 @@ def list_flows(
     }
     answer = Client(server, token).get("/v1/flows", asked)
     if output is Output.table:
-        emit_table(None, COLUMNS, (_row(flow) for flow in answer["flows"]))
-        note_completeness(answer["completeness"])
+        emit_table(None, COLUMNS, (_row(flow) for flow in answer["flows"]), SPARE)
     else:
         emit(answer["flows"], output)
+    note_completeness(answer["completeness"])
+    if len(answer["flows"]) == limit:
+        print(f"note: the newest {limit} flows; there may be more: give --limit", file=sys.stderr)
 
 
 def show_flow(
@@ -82,10 +85,13 @@ def show_flow(
     title = (
         f"{connection['category']}: {who(connection['consumer'])} → {who(connection['provider'])}{service}"
     )
-    emit_table(title, (*COLUMNS, "seen at"), ((*_row(leg), _taps(leg)) for leg in connection["legs"]))
+    rows = ((*_row(leg), _taps(leg)) for leg in connection["legs"])
+    emit_table(title, (*COLUMNS, "seen at"), rows, SPARE)
 
 
 COLUMNS = ("start", "leg", "consumer", "provider", "protocol", "packets", "octets", "direction", "flow id")
+SPARE = ("direction", "packets", "start", "octets")
+"""Columns that go first where a terminal is narrow."""
 
 
 def _row(flow: dict[str, Any]) -> tuple[Any, ...]:

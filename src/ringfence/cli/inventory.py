@@ -11,7 +11,11 @@ import typer
 from ringfence.cli.client import ServerOption, TokenOption
 from ringfence.cli.output import Output, emit, emit_table
 
-app = typer.Typer(no_args_is_help=True, help="Pods, services, nodes and workloads, at any time.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Pods, services, nodes and workloads, at any time.",
+    epilog="Example: `ringfence inventory list --manifests k8s/ --kind workload`",
+)
 
 Row = dict[str, Any]
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from ringfence.lab.records import LabState
 
 app = typer.Typer(
-    no_args_is_help=True, help="A Kubernetes-shaped cluster of network namespaces on this machine."
+    no_args_is_help=True,
+    epilog="Example: `ringfence lab up --overlay vxlan`, then `ringfence lab status` and `ringfence lab down`",
+    help="A Kubernetes-shaped cluster of network namespaces on this machine.",
 )
 
 _NAME = typer.Option("lab", "--name", help="The lab's name: letters and digits.")

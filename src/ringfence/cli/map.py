@@ -86,6 +86,7 @@ def show(edges: Iterable[Edge], title: str | None = None) -> None:
         title,
         ("consumer", "provider", "port", "asked for", "category", "connections", "packets", "octets"),
         map(_row, shown),
+        spare=("octets", "packets", "asked for", "category"),
     )
     if len(shown) < len(every):
         print(f"and {len(every) - len(shown)} edges of neighbour discovery, left out here")

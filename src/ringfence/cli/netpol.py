@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from ringfence.model.policies import Discovery
 
-app = typer.Typer(no_args_is_help=True, help="Kubernetes NetworkPolicy: propose it from flows.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Kubernetes NetworkPolicy: propose it from flows.",
+    epilog="Example: `ringfence netpol generate --flows capture.pcap --manifests ./deploy --out policies`",
+)
 
 DIALECTS = ("k8s",)
 """What can be written now; the contract's others are refused by name."""

@@ -42,18 +42,44 @@ def emit_lines(rows: Iterable[Any]) -> None:
         sys.stdout.write(encoder.encode(row).decode() + "\n")
 
 
-def emit_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows for people. Cells are plain text: markup in attacker-written names is shown, not obeyed."""
+def emit_table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()
+) -> None:
+    """Print rows for people. Cells are plain text: markup in attacker-written names is shown, not obeyed.
+
+    Where a terminal is too narrow, columns named in `spare` are left out, the first first, as far as that helps.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*[Text("" if cell is None else str(cell)) for cell in row])
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(table)
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    columns, cells = _fitting(columns, cells, spare, console.width)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as printed:
+        console.print(table)
+    # Rows are padded to one width, which in a file is only noise.
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in printed.get().splitlines()))
+
+
+def _fitting(
+    columns: Sequence[str], cells: list[list[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """The columns that stay, and their cells. Two blanks stand between columns."""
+    wide = {name: max(map(len, (name, *(row[at] for row in cells)))) for at, name in enumerate(columns)}
+    kept = list(columns)
+    for name in spare:
+        if sum(wide[each] + 2 for each in kept) - 2 > width:
+            kept.remove(name)
+    chosen = [at for at, name in enumerate(columns) if name in kept]
+    return kept, [[row[at] for at in chosen] for row in cells]

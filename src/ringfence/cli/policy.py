@@ -11,7 +11,11 @@ from ringfence.cli.client import Client, ServerOption, TokenOption
 from ringfence.cli.output import Output
 from ringfence.model.problems import Problem
 
-app = typer.Typer(no_args_is_help=True, help="Policy: propose it from what was seen.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Policy: propose it from what was seen.",
+    epilog="Example: `ringfence policy discover --since 1h --out policies`",
+)
 
 
 @app.callback()

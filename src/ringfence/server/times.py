@@ -10,8 +10,8 @@ from ringfence.model.problems import Problem
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SECOND = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LAST = (1 << 63) - 1
-"""The last nanosecond that columns hold, in 2262; times beyond either end mean that end."""
+LAST = (datetime(2200, 1, 1, tzinfo=UTC) - EPOCH).days * 86_400 * SECOND
+"""Times after this mean this: signed 64 bits of nanoseconds end in 2262, and what is added to a time must fit."""
 DEFAULT_SINCE = "15m"
 
 _AGO = re.compile(r"(\d{1,9})(ms|s|m|h|d|w)")
