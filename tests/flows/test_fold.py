@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringfence.flows.fold import CONVERSATION, Place, fold
+from ringfence.flows.fold import Place, fold
+from ringfence.flows.memory import CONVERSATION
 from ringfence.model.addresses import pack
 from ringfence.model.columns import (
     FLAG_ICMP_CONTROL,
@@ -131,7 +132,7 @@ def test_an_answered_connection_is_remembered_also_from_windows_with_one_side_on
 
 
 def test_memory_is_bounded_and_the_silent_longest_go_first(monkeypatch):
-    monkeypatch.setattr("ringfence.flows.fold.MOST", 3)
+    monkeypatch.setattr("ringfence.flows.memory.MOST", 3)
     known = NOBODY
     for second in range(6):
         syn = count(POD1, 1, (P1, 40000 + second), (X, 80), 1, 10, SYN)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.flows.fold import CONVERSATION, U64, Mask, Place, conversation_key, fold
+from ringfence.flows.fold import U64, Mask, Place, conversation_key, fold
+from ringfence.flows.memory import CONVERSATION
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import SIGHTING, TRANSLATION, TUPLE, Table, structured

@@ -135,4 +135,7 @@ class Attached:
 
 def _info(record: Table) -> TapInfo:
     pod = bytes(record["pod"]).decode()
-    return TapInfo(bytes(record["interface"]).decode(), bytes(record["at"]).decode(), pod or None)
+    # Linux lets a name be almost any octets; what is shown and shipped is text.
+    name = bytes(record["interface"]).decode(errors="replace")
+    shown = "".join(letter if letter.isprintable() and letter != " " else "?" for letter in name)
+    return TapInfo(shown, bytes(record["at"]).decode(), pod or None)

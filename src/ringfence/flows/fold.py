@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.keys import hash_words, is_reversed, ports_are_nobodys, tuple_hash
+from ringfence.flows.memory import CONVERSATION, forget
 from ringfence.model.columns import (
     FLAG_ICMP_CONTROL,
     FLAG_ICMP_OTHER,
@@ -41,29 +42,6 @@ ANSWERS = ((ICMP, (0, 9, 14, 16, 18)), (ICMPV6, (129, 134, 136, 140)))
 
 LINK_CONTROL = (130, 131, 132, 133, 134, 135, 136, 137, 143)
 """ICMPv6 types that only keep a link going: multicast listener (RFC 2710, 3810) and neighbour discovery (RFC 4861)."""
-
-CONVERSATION = np.dtype(
-    [
-        ("key", "<u8"),
-        ("first_window", "<i8"),
-        ("last_window", "<i8"),
-        ("by_low", "u1"),  # 1: the end that sorts first opened it
-        ("direction", "u1"),
-        ("closed", "u1"),
-        ("tcp", "u1"),  # TCP in which both ends spoke
-    ]
-)
-"""What a node remembers of a live conversation, sorted by key."""
-
-IDLE = 180_000_000_000
-"""Nanoseconds after which a silent conversation without TCP state is over (conntrack's own default for UDP streams
-is 120 s)."""
-IDLE_TCP = 7_200_000_000_000
-"""The same for TCP in which both ends spoke and that was never seen closing: a silent connection keeps its direction
-for two hours. A SYN that nobody answered does not, or a scan would fill the memory of the node."""
-MOST = 1 << 19
-"""Conversations remembered at most (15 MB). Of more, those silent longest are forgotten: what they say next begins a
-new conversation, whose direction may be a guess."""
 
 
 class Place(NamedTuple):
@@ -95,7 +73,7 @@ def fold(counts: Table, window: int, place: Place, conversations: Table, hints: 
     """
     taps = _per_tap(counts)
     if not len(taps):
-        return Folded(structured(SIGHTING, 0), _forget(conversations, window), np.zeros(0, np.uint64), 0)
+        return Folded(structured(SIGHTING, 0), forget(conversations, window), np.zeros(0, np.uint64), 0)
     keys = np.unique(taps["key"])
     group = np.searchsorted(keys, taps["key"])
     by_low, direction, first_window, remembered = _who_opened(taps, keys, group, window, conversations, hints)
@@ -158,9 +136,13 @@ def _per_tap(counts: Table) -> Table:
 
 def _summed(one_way: Table) -> Table:
     """One row per (conversation, tap, sender, in or out): the ICMP types of one pair of hosts add up."""
-    order = np.lexsort(
-        (one_way["first"], one_way["ingress"], one_way["from_low"], one_way["tap"], one_way["key"])
+    # Three small columns in one word: each column more is one more sort of every row.
+    way = (
+        one_way["tap"].astype(np.uint64) << np.uint64(2)
+        | one_way["from_low"] * np.uint64(2)
+        | one_way["ingress"]
     )
+    order = np.lexsort((one_way["first"], way, one_way["key"]))
     rows = one_way[order]
     starts = np.flatnonzero(_changes(rows["key"], rows["tap"], rows["from_low"], rows["ingress"]))
     total = rows[starts]
@@ -253,7 +235,7 @@ def _who_opened(
     """(low end opened it, how that is known, first window) per key, and the conversations to remember."""
     by_low, direction = _evidence(taps, keys, group)
     _hear_conntrack(keys, by_low, direction, hints)
-    live = _forget(conversations, window)
+    live = forget(conversations, window)
     at = np.searchsorted(live["key"], keys)
     known = np.zeros(len(keys), np.bool_)
     inside = at < len(live)
@@ -345,16 +327,6 @@ def _hear_conntrack(keys: U64, by_low: NDArray[np.uint8], direction: NDArray[np.
 
 
 _ONE_WAY_HINT = np.dtype([*TUPLE, ("kind", "u1"), ("zone", "<u4"), ("inner", "<u8")])
-
-
-def _forget(conversations: Table, window: int) -> Table:
-    """Without the conversations that are over, and at most MOST of the rest."""
-    idle = np.where((conversations["tcp"] == 1) & (conversations["closed"] == 0), IDLE_TCP, IDLE)
-    alive: Table = conversations[conversations["last_window"] + idle > window]
-    if len(alive) > MOST:
-        newest = np.argpartition(alive["last_window"], len(alive) - MOST)[len(alive) - MOST :]
-        alive = alive[np.sort(newest)]
-    return alive
 
 
 def _packets(taps: Table) -> I64:
