@@ -102,6 +102,7 @@ VENDORS = {
     "ppp in hdlc without address": (50, b"\0\x21" + TCP),
     "cisco hdlc": (50, b"\x0f\0\x08\0" + TCP),
     "ppp with an ethertype": (9, b"\xff\x03\x08\0" + TCP),
+    "ppp of another control": (9, b"\xff\x2f\0\x21" + TCP),
     "bridged ppp": (9, b"\xff\x03\0\x31\0\1" + c.ether(TCP)),
     "bridged ppp of a lan": (9, b"\xff\x03\0\x31\x40\1\0\0\0\1" + c.ether(TCP)),
     "multilink": (9, b"\xff\x03\0\x3d\xc0\0\0\1\0\x21" + TCP),
@@ -273,6 +274,11 @@ def test_octets_are_what_the_header_says_though_the_capture_was_cut() -> None:
     assert shown(packets_of([whole[:40]], wire=len(whole)))[0] == ("10.0.0.1", "10.0.0.2", 6, 1, 2, 940)
     assert shown(packets_of([whole[:34]], wire=len(whole)))[0] == ("10.0.0.1", "10.0.0.2", 6, 0, 0, 940)
     assert shown(packets_of([whole[:30]], wire=len(whole))) == []
+
+
+def test_options_that_were_cut_leave_the_packet_without_ports() -> None:
+    whole = c.ether(c.ip(c.tcp(1, 2), "10.0.0.1", "10.0.0.2", 6, options=5))
+    assert shown(packets_of([whole[:53]], wire=len(whole))) == [("10.0.0.1", "10.0.0.2", 6, 0, 0, 60)]
 
 
 def test_a_length_of_zero_is_segmentation_offload() -> None:

@@ -172,7 +172,8 @@ def pppoe(buffer: Bytes, work: Work) -> Step:
 def ppp(buffer: Bytes, work: Work) -> Step:
     """RFC 1661 and 1662: address and control may be left out, and the protocol's first octet when it is 0."""
     work = work.holding(2)
-    framed = (buffer[work.at] == 0xFF) & (buffer[work.at + 1] == 0x03)
+    # No protocol begins with 0xff, so it is an address, whatever the control behind it.
+    framed = buffer[work.at] == 0xFF
     work = work.past(2 * framed.astype(np.int64)).holding(2)
     short = (buffer[work.at] & 1) == 1
     high = np.where(short, 0, buffer[work.at].astype(np.int64) << 8)
