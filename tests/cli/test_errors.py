@@ -59,7 +59,9 @@ def test_not_a_capture(tmp_path):
 
 
 def test_a_capture_that_is_not_there(tmp_path):
-    assert "gone.pcap" in one_line(run("flows", "read", str(tmp_path / "gone.pcap")))
+    done = run("flows", "read", str(tmp_path / "gone.pcap"))
+    assert "gone.pcap" in one_line(done)
+    assert done.stdout == ""
 
 
 def test_a_truncated_capture_gives_what_it_has(tmp_path):
@@ -145,6 +147,11 @@ def test_settings_are_checked_by_name(tmp_path):
     config.write_text("window: soon\n")
     assert "window" in one_line(run("agent", "--config", str(config)))
     assert "nowhere.yaml" in one_line(run("agent", "--config", "nowhere.yaml"))
+
+
+def test_a_setting_that_is_missing_names_its_flag():
+    assert "give --cluster" in one_line(run("connector"))
+    assert "give --server" in one_line(run("connector", "--cluster", "lab"))
 
 
 def test_an_unknown_verb_and_a_missing_argument():

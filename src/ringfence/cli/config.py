@@ -24,6 +24,11 @@ def load(settings: type[S], file: Path | None, flags: dict[str, Any]) -> S:
         if name not in known:
             raise Problem(f"unknown setting `{name}`", str(file), f"use one of: {', '.join(sorted(known))}")
     fields |= {name: value for name, value in flags.items() if value is not None}
+    for field in msgspec.structs.fields(settings):
+        if field.required and field.encode_name not in fields:
+            name = field.encode_name
+            fix = f"give --{name.replace('_', '-')}, or `{name}: VALUE` in a --config file"
+            raise Problem(f"no {name.replace('_', ' ')}", str(file or "the command line"), fix)
     try:
         return msgspec.convert(fields, settings, strict=False)
     except msgspec.ValidationError as error:

@@ -104,6 +104,9 @@ def _print(answer: Answer, output: Output) -> None:
     if output is not Output.table:
         emit(answer.flows, output)
         return
+    if not answer.frames and answer.problems:
+        # Nothing could be read: the errors say so, and an empty table would only stand before them.
+        return
     emit_table(None, COLUMNS, map(_row, answer.flows), SPARE)
     rest = f"; {answer.left_out} more beyond --limit" if answer.left_out else ""
     print(f"\n{len(answer.flows)} flows of {answer.frames} packets{rest}")
