@@ -64,7 +64,9 @@ class Keeper:
     def __exit__(self, *_: object) -> None:
         if self._live:
             tidy()
-        os.write(self._own_end, b".")
+        with contextlib.suppress(BrokenPipeError):
+            # Somebody killed the keeper; there is nothing left for it to do anyway.
+            os.write(self._own_end, b".")
         for end in (self._own_end, self.child_end):
             os.close(end)
         self._process.wait()
