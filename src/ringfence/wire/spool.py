@@ -51,24 +51,26 @@ class Spool:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for leftover in folder.glob("*.partial"):
                 leftover.unlink()
-            self._sizes = {path: path.stat().st_size for path in self._files()}
+            # In the order of sending, always: a backlog of hours is tens of thousands of files.
+            self._sizes = {path: path.stat().st_size for path in sorted(self._files())}
             self._settle()
         except OSError as error:
             raise Problem(
                 f"cannot use the spool ({error.strerror})", str(folder), "give a writable folder"
             ) from None
+        self._octets = sum(size for path, size in self._sizes.items() if path.suffix == SUFFIX)
         self._next = 1 + max((_name(path).order for path in self._sizes), default=0)
 
     def append(self, body: bytes, epoch: str, sequence: int) -> None:
         """Keep one batch durably; older ones give way when the cap is reached. OSError passes through."""
-        while self._whole() and self.octets() + len(body) > self._cap:
-            self._drop(self._whole()[0])
+        while self._octets and self._octets + len(body) > self._cap:
+            self._drop(next(path for path in self._sizes if path.suffix == SUFFIX))
         self._write(self._folder / f"{self._next:016d}-{epoch}-{sequence}{SUFFIX}", body)
         self._next += 1
 
     def oldest(self) -> Entry | None:
         """The batch to send next; None when the queue is empty. A damaged file is set aside, not sent."""
-        for path in sorted(self._sizes):
+        while path := next(iter(self._sizes), None):
             body = path.read_bytes()
             try:
                 header = decode(body).header
@@ -83,14 +85,19 @@ class Spool:
         if not self._sizes:
             return None
         try:
-            return peek(max(self._sizes).read_bytes())
+            return peek(next(reversed(self._sizes)).read_bytes())
         except Problem:
             return None
 
     def acknowledge(self, epoch: str, sequence: int) -> int:
         """Forget every batch of `epoch` up to and including `sequence`; how many there were."""
-        names = ((path, _name(path)) for path in self._sizes)
-        done = [path for path, name in names if name.epoch == epoch and name.sequence <= sequence]
+        done: list[Path] = []
+        for path in self._sizes:
+            name = _name(path)
+            if name.epoch == epoch and name.sequence <= sequence:
+                done.append(path)
+            elif done or name.epoch == epoch:
+                break  # an epoch's batches lie together, in the order of their sequences
         for path in done:
             self._forget(path, path.unlink)
         if done:
@@ -103,7 +110,7 @@ class Spool:
         For a server that has never heard of `old` (its data is gone) while this queue no longer begins at 1.
         The new file has the old one's place in the order; after a crash between the two, `_settle` keeps one.
         """
-        mine = [path for path in sorted(self._sizes) if _name(path).epoch == old]
+        mine = [path for path in self._sizes if _name(path).epoch == old]
         taken = [_name(path).sequence for path in self._sizes if _name(path).epoch == new]
         for sequence, path in enumerate(mine, 1 + max(taken, default=0)):
             batch = decode(path.read_bytes())
@@ -111,11 +118,12 @@ class Spool:
             target = path.with_name(f"{_name(path).order:016d}-{new}-{sequence}{path.suffix}")
             self._write(target, encode(header, batch.sightings, batch.translations))
             self._forget(path, path.unlink)
+        self._sort()
         self._sync()
 
     def octets(self) -> int:
         """Octets of whole batches queued."""
-        return sum(size for path, size in self._sizes.items() if path.suffix == SUFFIX)
+        return self._octets
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -123,8 +131,8 @@ class Spool:
     def _files(self) -> list[Path]:
         return [path for path in self._folder.iterdir() if path.suffix in (SUFFIX, EMPTIED)]
 
-    def _whole(self) -> list[Path]:
-        return sorted(path for path in self._sizes if path.suffix == SUFFIX)
+    def _sort(self) -> None:
+        self._sizes = dict(sorted(self._sizes.items()))
 
     def _settle(self) -> None:
         """Of two files in one place of the order, left by a crash in `renumber`, keep the newer."""
@@ -132,7 +140,8 @@ class Spool:
         for path in sorted(self._sizes, key=lambda path: path.stat().st_mtime_ns):
             before = newest.get(place := (_name(path).order, path.suffix))
             if before is not None:
-                self._forget(before, before.unlink)
+                before.unlink()
+                self._sizes.pop(before)
             newest[place] = path
 
     def _drop(self, path: Path) -> None:
@@ -144,6 +153,7 @@ class Spool:
             return
         self._write(path.with_suffix(EMPTIED), body)
         self._forget(path, path.unlink)
+        self._sort()
 
     def _write(self, path: Path, body: bytes) -> None:
         partial = path.with_suffix(".partial")
@@ -154,15 +164,16 @@ class Spool:
         partial.rename(path)
         self._sync()
         self._sizes[path] = len(body)
+        self._octets += len(body) if path.suffix == SUFFIX else 0
 
     def _set_aside(self, path: Path) -> None:
-        path.rename(path.with_suffix(".damaged"))
+        self._forget(path, lambda: path.rename(path.with_suffix(".damaged")))
         self.damaged += 1
-        self._sizes.pop(path)
 
     def _forget(self, path: Path, how: Callable[[], object]) -> None:
         how()
-        self._sizes.pop(path)
+        size = self._sizes.pop(path)
+        self._octets -= size if path.suffix == SUFFIX else 0
 
     def _sync(self) -> None:
         """Make renames and removals in the folder durable."""
