@@ -33,7 +33,7 @@ class Feed:
     def more(self, used: int, wanted: int = 0) -> int:
         """Drop `used` octets and read on, growing to hold `wanted`. Returns the octets newly read."""
         left = self.filled - used
-        if wanted + PAD > len(self.store):
+        if wanted + PAD > len(self.store) and not self.ended:
             # Twice at most: a damaged length must not take memory for octets that are not in the file.
             grown = bytearray(min(wanted + PAD, 2 * len(self.store)))
             grown[:left] = self.store[used : self.filled]
