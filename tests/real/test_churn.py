@@ -11,7 +11,6 @@ from ringfence.flows.present import rfc3339
 
 from .conftest import TOKEN, start_agent
 
-
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 PORT, ROUNDS = 8080, 12
