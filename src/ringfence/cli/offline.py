@@ -60,7 +60,8 @@ def read_files(files: Sequence[str], manifests: str | None, sort: str, limit: in
         try:
             reading = read_capture(name)
         except Problem as problem:
-            problems.append(problem)
+            # Its traceback would keep the file's whole buffer.
+            problems.append(problem.with_traceback(None))
             continue
         rows, legs = _linked(reading.captured)
         chosen = _chosen(rows, sort)[: None if limit is None else max(0, limit - len(flows))]

@@ -265,3 +265,17 @@ def test_mutated_packets_are_read(frame: bytes, changes: list[tuple[int, int]], 
     assert reading.frames == 3
     flows = reading.captured.flows
     assert (flows["consumer_packets"] + flows["provider_packets"] <= 3 * 17).all()
+
+
+def test_a_small_file_takes_a_small_buffer(tmp_path: Path) -> None:
+    """Hundreds of files may be named in one call."""
+    from ringfence.capture.packets.feed import Feed
+    from ringfence.capture.packets.sources import open_capture
+
+    path = tmp_path / "small.pcap"
+    path.write_bytes(c.pcap(FRAMES))
+    with open_capture(str(path)) as stream:
+        feed = Feed(stream)
+        assert len(feed.store) < 2000
+        assert feed.more(0) == path.stat().st_size
+        assert feed.ended

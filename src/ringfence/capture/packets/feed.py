@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 from typing import IO
 
 import numpy as np
@@ -18,9 +21,9 @@ class Feed:
     offsets into `buffer` mean nothing after `more`.
     """
 
-    def __init__(self, stream: IO[bytes], chunk: int = CHUNK) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self.store = bytearray(chunk + PAD)
+        self.store = bytearray(_room(stream) + PAD)
         """The same octets as `buffer`, for `find` and `struct`."""
         self.buffer: NDArray[np.uint8] = np.frombuffer(self.store, np.uint8)
         self.filled = 0
@@ -59,3 +62,12 @@ class Feed:
             self.ended = not got
             self.filled += got or 0
         return self.filled - before
+
+
+def _room(stream: IO[bytes]) -> int:
+    """Octets to hold: of a plain file no more than it has, and one to see its end, since a buffer is filled with 0."""
+    if isinstance(stream, io.FileIO):
+        status = os.fstat(stream.fileno())
+        if stat.S_ISREG(status.st_mode):
+            return min(CHUNK, status.st_size + 1)
+    return CHUNK
