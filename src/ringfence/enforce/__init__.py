@@ -1,2 +1,1 @@
-"""Render, plan and apply rule sets in a network namespace. Empty until enforcement is built.
-"""
+"""Render, plan and apply rule sets in a network namespace. Empty until enforcement is built."""

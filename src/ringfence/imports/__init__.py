@@ -1,2 +1,1 @@
-"""Other people's flows into the same columns. Empty until imports are built.
-"""
+"""Other people's flows into the same columns. Empty until imports are built."""

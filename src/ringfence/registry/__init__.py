@@ -1,2 +1,1 @@
-"""Images and advisory feeds. Empty until image scanning is built.
-"""
+"""Images and advisory feeds. Empty until image scanning is built."""

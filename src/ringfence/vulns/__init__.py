@@ -1,2 +1,1 @@
-"""Packages and advisories become findings. Empty until image scanning is built.
-"""
+"""Packages and advisories become findings. Empty until image scanning is built."""
