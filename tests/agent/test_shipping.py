@@ -48,7 +48,7 @@ def test_a_crash_before_the_marker_is_written_finds_the_generation_in_the_spool(
 
     with contextlib.suppress(Killed):
         shipper(tmp_path, Server(Acknowledged(1))).keep(batch(), "e1", 1, die)
-    assert shipper(tmp_path, Server(Acknowledged(1))).generation() == 7
+    assert shipper(tmp_path, Server(Acknowledged(1))).newest().generation == 7
 
 
 def test_nothing_is_sent_before_it_is_known_to_be_kept(tmp_path):
@@ -59,7 +59,7 @@ def test_nothing_is_sent_before_it_is_known_to_be_kept(tmp_path):
     assert server.heard.wait(5)
     assert order == [0]
     assert ships.stop(5.0) == 0
-    assert ships.generation() == 0
+    assert ships.newest() is None
 
 
 order: list[int] = []

@@ -60,6 +60,21 @@ def test_a_late_tick_closes_every_window_that_passed():
     assert commands == (Observe((10 * SECOND, 11 * SECOND, 12 * SECOND, 13 * SECOND)),)
 
 
+def test_an_heir_closes_the_windows_since_the_crash():
+    """The kernel went on counting: those windows are seen, or another node's counts would be added to ours."""
+    state = begin("c", "n", "e2", "0", "detailed", SECOND, 15 * SECOND + 7, kept=3, closed=12 * SECOND)
+    state, commands = step(state, Tick(15 * SECOND + 8))
+    assert commands == (Observe((12 * SECOND, 13 * SECOND, 14 * SECOND)),)
+    assert step(state, Tick(16 * SECOND))[1] == (Observe((15 * SECOND,)),)
+
+
+def test_an_heir_in_the_same_window_or_behind_it_goes_on():
+    for closed in (10 * SECOND, 99 * SECOND):
+        state = begin("c", "n", "e2", "0", "detailed", SECOND, 10 * SECOND + 7, closed=closed)
+        assert step(state, Tick(10 * SECOND + 9))[1] == ()
+        assert step(state, Tick(11 * SECOND))[1] == (Observe((10 * SECOND,)),)
+
+
 def test_the_final_tick_closes_the_open_window():
     _, commands = step(start(), Tick(10 * SECOND + 50, final=True))
     assert commands == (Observe((10 * SECOND,)),)

@@ -18,7 +18,7 @@ from ringfence import __version__
 from ringfence.agent.shipping import Shipper
 from ringfence.agent.step import Command, Commit, Keep, Observe, Observed, State, Tick, begin, step
 from ringfence.capture.kernel import Capture, CaptureSettings
-from ringfence.model.batches import Loss
+from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.problems import Problem
 from ringfence.wire.client import Sender
 from ringfence.wire.codec import encode
@@ -108,6 +108,7 @@ class Agent:
     def _loop(self, stop: threading.Event, shipper: Shipper) -> None:
         settings = self._settings
         length = int((settings.window or MODES[settings.mode]) * SECOND)
+        kept, closed = self._kept(shipper)
         state = begin(
             settings.cluster,
             self._node,
@@ -116,7 +117,8 @@ class Agent:
             settings.mode,
             length,
             _now(),
-            self._kept(shipper),
+            kept,
+            closed if self._capture.adopted else 0,
         )
         while not stop.is_set():
             # An interface that comes wakes the loop at once, so that a new pod's first packets are seen.
@@ -169,7 +171,7 @@ class Agent:
         header = command.header
         try:
             body = encode(header, command.sightings, command.translations)
-            shipper.keep(body, header.epoch, header.sequence, lambda: self._mark(header.generation))
+            shipper.keep(body, header.epoch, header.sequence, lambda: self._mark(_mark_of(header)))
         except OSError as error:
             self._log(
                 f"cannot keep a batch on disk ({error.strerror}): {self._settings.data}: counted as lost"
@@ -190,24 +192,24 @@ class Agent:
             self._log(f"{batches} batches on disk were damaged: set aside in {self._settings.data}/spool")
             self._lost += (Loss("spool-damaged", events=batches),)
 
-    def _kept(self, shipper: Shipper) -> int:
-        """The generation of the newest counts on disk, of this boot; 0 when unknown.
+    def _kept(self, shipper: Shipper) -> tuple[int, int]:
+        """(generation of the newest counts on disk, end of the last window closed), of this boot; 0 when unknown.
 
         The newest batch in the spool knows it, unless it was sent: then the marker was written before.
         """
-        waiting = shipper.generation()
+        waiting = shipper.newest()
         if waiting:
-            return waiting
+            return _mark_of(waiting)
         with contextlib.suppress(OSError, ValueError):
-            boot, generation = self._marker.read_text().split()
+            boot, generation, closed = self._marker.read_text().split()
             if boot == _boot():
-                return int(generation)
-        return 0
+                return int(generation), int(closed)
+        return 0, 0
 
-    def _mark(self, generation: int) -> None:
+    def _mark(self, mark: tuple[int, int]) -> None:
         with contextlib.suppress(OSError):
             partial = self._marker.with_suffix(".partial")
-            partial.write_text(f"{_boot()} {generation}\n")
+            partial.write_text(f"{_boot()} {mark[0]} {mark[1]}\n")
             partial.rename(self._marker)
 
     def _log(self, text: str) -> None:
@@ -255,6 +257,11 @@ def _token(settings: AgentSettings) -> str:
             settings.token_file,
             "the server writes one at start",
         ) from None
+
+
+def _mark_of(header: BatchHeader) -> tuple[int, int]:
+    """What a batch says of its kernel counts: their generation, and the end of the last window they close."""
+    return header.generation, max(header.windows, default=-header.window_length) + header.window_length
 
 
 def _now() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from ringfence.model.batches import BatchHeader
 from ringfence.wire.client import Acknowledged, Expected, Outcome, Refused, Sender, Unreachable
 from ringfence.wire.spool import Spool
 
@@ -58,11 +59,10 @@ class Shipper:
             count, self._spool.damaged = self._spool.damaged, 0
         return count
 
-    def generation(self) -> int:
-        """The generation of the kernel's counts in the newest batch on disk; 0 when there is none."""
+    def newest(self) -> BatchHeader | None:
+        """The header of the newest batch on disk; None when none waits."""
         with self._lock:
-            newest = self._spool.newest()
-        return newest.generation if newest else 0
+            return self._spool.newest()
 
     def stop(self, patience: float) -> int:
         """Give the queue up to `patience` seconds to drain; returns how many batches stay on disk."""

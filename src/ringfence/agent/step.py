@@ -99,10 +99,25 @@ Command = Observe | Keep | Commit
 
 
 def begin(
-    cluster: str, node: str, epoch: str, version: str, mode: str, window_length: int, now: int, kept: int = 0
+    cluster: str,
+    node: str,
+    epoch: str,
+    version: str,
+    mode: str,
+    window_length: int,
+    now: int,
+    kept: int = 0,
+    closed: int = 0,
 ) -> State:
-    """The state of an agent that starts at `now`: the window that is open now is its first."""
+    """The state of an agent that starts at `now`.
+
+    The window that is open now is its first, unless it takes over from one that crashed while the kernel went on
+    counting: `closed` is the end of the last window that one closed, and all since are this agent's to close.
+    Otherwise they would look like windows nobody saw here, and another node's counts would be taken in addition.
+    """
     next_close = now - now % window_length + window_length
+    if closed:
+        next_close = min(next_close, closed - closed % window_length + window_length)
     return State(cluster, node, epoch, version, mode, window_length, next_close, kept=kept)
 
 

@@ -132,6 +132,11 @@ class Capture:
         self._route, self._events, self._conntrack = netlink.inside(settings.netns, open_all)
         self._own_inode = namespace_inode(Path(settings.netns or "/proc/self/ns/net"))
 
+    @property
+    def adopted(self) -> bool:
+        """Whether `start` took over maps that had gone on counting for a process that is gone."""
+        return self._counters is not None and self._counters.adopted
+
     def refresh(self) -> bool:
         """Attach to interfaces that came, forget those that went. Cheap when nothing changed; call each second.
 
