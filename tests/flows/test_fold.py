@@ -153,6 +153,15 @@ def test_conntrack_overrules_a_guess_and_not_a_syn():
     assert (rows["direction"][0], rows["provider_port"][0]) == (Direction.SYN, 53)
 
 
+def test_counts_of_several_windows_begin_in_the_window_of_their_first_packet():
+    """After a crash one row holds what several windows would have: its claim must join what other nodes saw."""
+    rows = count(POD1, 1, (P1, 4), (P2, 53), 5, first=3 * SECOND + 7, protocol=17)
+    result = fold(rows, 6 * SECOND, place(), NOBODY, NO_HINTS, tuple(n * SECOND for n in (2, 3, 4, 5, 6)))
+    assert (result.sightings["window"][0], result.sightings["first_window"][0]) == (6 * SECOND, 3 * SECOND)
+    late = count(POD1, 1, (P1, 4), (P2, 53), 5, first=7 * SECOND + 7, protocol=17)
+    assert fold(late, 6 * SECOND, place(), NOBODY, NO_HINTS).sightings["first_window"][0] == 6 * SECOND
+
+
 def test_ping_is_one_flow_whoever_is_seen_first():
     ask, answer = 8 << 8, 0
     rows = folded(

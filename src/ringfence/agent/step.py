@@ -150,7 +150,9 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     opened, openers = _openings(state, event)
     translations = np.concatenate([state.translations, event.translations])
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
-    folded = fold(event.counts, event.windows[-1], _place(event, pods), state.conversations, hints)
+    folded = fold(
+        event.counts, event.windows[-1], _place(event, pods), state.conversations, hints, event.windows
+    )
     sightings, named = _with_processes(folded.sightings, folded.key, opened)
     header = BatchHeader(
         cluster=state.cluster,

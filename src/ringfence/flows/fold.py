@@ -65,8 +65,18 @@ class Folded(NamedTuple):
     """Taps beyond MAX_TAPS that rows could not name."""
 
 
-def fold(counts: Table, window: int, place: Place, conversations: Table, hints: Table) -> Folded:
+def fold(
+    counts: Table,
+    window: int,
+    place: Place,
+    conversations: Table,
+    hints: Table,
+    windows: tuple[int, ...] = (),
+) -> Folded:
     """Fold `counts` (TAP_COUNT) of one window.
+
+    `windows` are all that end now, `window` the last of them: after a crash or a pause the counts of several
+    come at once, and a conversation then begins in the window of its first packet.
 
     `hints` are tuples (TUPLE columns) in conntrack's original direction, of entries whose NEW was seen.
     Counters of a flow are those of its best tap: the consumer's end, else the provider's, else transit.
@@ -76,7 +86,8 @@ def fold(counts: Table, window: int, place: Place, conversations: Table, hints: 
         return Folded(structured(SIGHTING, 0), forget(conversations, window), np.zeros(0, np.uint64), 0)
     keys = np.unique(taps["key"])
     group = np.searchsorted(keys, taps["key"])
-    by_low, direction, first_window, remembered = _who_opened(taps, keys, group, window, conversations, hints)
+    ended = np.array(windows or (window,), np.int64)
+    by_low, direction, first_window, remembered = _who_opened(taps, keys, group, ended, conversations, hints)
     role = _roles(taps, by_low[group] == 1, place)
     order = np.lexsort((taps["tap"], -_packets(taps), role, group))
     starts = np.flatnonzero(_changes(group[order]))
@@ -230,11 +241,12 @@ def conversation_key(table: Table) -> U64:
 
 
 def _who_opened(
-    taps: Table, keys: U64, group: I64, window: int, conversations: Table, hints: Table
+    taps: Table, keys: U64, group: I64, windows: I64, conversations: Table, hints: Table
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], I64, Table]:
     """(low end opened it, how that is known, first window) per key, and the conversations to remember."""
     by_low, direction = _evidence(taps, keys, group)
     _hear_conntrack(keys, by_low, direction, hints)
+    window = int(windows[-1])
     live = forget(conversations, window)
     at = np.searchsorted(live["key"], keys)
     known = np.zeros(len(keys), np.bool_)
@@ -249,7 +261,9 @@ def _who_opened(
     kept = old["direction"] >= direction[known]
     by_low[known] = np.where(kept, old["by_low"], by_low[known])
     direction[known] = np.where(kept, old["direction"], direction[known])
-    first_window = np.full(len(keys), window, np.int64)
+    began = np.full(len(keys), _NEVER, np.int64)
+    np.minimum.at(began, group, taps["first"])
+    first_window = windows[np.clip(np.searchsorted(windows, began, "right") - 1, 0, len(windows) - 1)]
     # A clock that was set back must not make a conversation begin after its window.
     first_window[known] = np.minimum(old["first_window"], window)
     mine = np.zeros(len(keys), CONVERSATION)
