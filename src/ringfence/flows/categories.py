@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.link import Legs
-from ringfence.model.columns import FLAG_ICMP_CONTROL, Kind, Leg, Table
+from ringfence.model.columns import FLAG_ICMP_CONTROL, Leg, Table
 from ringfence.model.endpoints import Endpoint
 from ringfence.model.protocols import ICMPV6
 
@@ -90,11 +90,3 @@ def _placement(consumer: str | None, provider: str | None) -> str | None:
     if consumer is None or provider is None:
         return None
     return "same-node" if consumer == provider else "other-node"
-
-
-def overlays(flows: Table, legs: Legs) -> NDArray[np.uint8]:
-    """The tunnel (`columns.Kind`) that carried each row's connection between nodes; PLAIN is none."""
-    kind = np.zeros(len(flows), np.uint8)
-    outer = legs.leg == Leg.OUTER
-    np.maximum.at(kind, legs.opener[outer], flows["kind"][outer])
-    return np.where(legs.opener >= 0, kind[legs.opener], Kind.PLAIN)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ringfence.model.flows import Flow
-
 
 class Golden(msgspec.Struct, frozen=True):
     """One golden category. `legs` are the legs its connections have, `outer` added where an overlay carries it."""
@@ -60,11 +58,6 @@ GOLDEN = (
     Golden("node-to-service", "node → ClusterIP", "node-to-pod-via-service", ("pre-dnat", "post-dnat")),
     Golden("probe", "node → pod (probe)", "probe", ("direct",)),
 )
-
-
-def overlay_of(legs: tuple[Flow, ...] | list[Flow]) -> str:
-    """The tunnel among the legs of one connection, `none` without one."""
-    return next((leg.tunnel for leg in legs if leg.leg == "outer" and leg.tunnel), "none")
 
 
 def golden_of(category: str, placement: str | None, overlay: str) -> Golden | None:

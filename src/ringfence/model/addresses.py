@@ -45,9 +45,3 @@ def unpack(hi: int, lo: int) -> str:
 def texts(hi: U64, lo: U64) -> list[str]:
     """The text forms of a column; meant for answers (thousands), not for hot paths."""
     return [unpack(int(h), int(low)) for h, low in zip(hi.tolist(), lo.tolist(), strict=True)]
-
-
-def is_v4(hi: U64, lo: U64) -> NDArray[np.bool_]:
-    """Which rows hold IPv4-mapped values."""
-    mapped: NDArray[np.bool_] = (hi == 0) & (lo >> np.uint64(32) == 0xFFFF)
-    return mapped
