@@ -53,6 +53,10 @@ class Pod(msgspec.Struct, frozen=True):
     images: tuple[str, ...] = ()
     started: int | None = None
     """When its kubelet took it up (status.startTime), UTC ns: it held no address before."""
+    ready: bool | None = None
+    """Its Ready condition; None where the pod has none yet."""
+    deleted: int | None = None
+    """When its deletion was asked for (metadata.deletionTimestamp), UTC ns: it is terminating, and still there."""
 
 
 class ServicePort(msgspec.Struct, frozen=True):
@@ -80,6 +84,7 @@ class Service(msgspec.Struct, frozen=True):
     ports: tuple[ServicePort, ...] = ()
     external_traffic_policy: str = "Cluster"
     external_name: str | None = None
+    annotations: Labels = ()
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -110,6 +115,7 @@ class Node(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
     labels: Labels = ()
+    annotations: Labels = ()
 
 
 class Namespace(msgspec.Struct, frozen=True):
@@ -118,6 +124,7 @@ class Namespace(msgspec.Struct, frozen=True):
     uid: str
     name: str
     labels: Labels = ()
+    annotations: Labels = ()
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -139,6 +146,8 @@ class Workload(msgspec.Struct, frozen=True):
     replicas: int | None = None
     service_account: str | None = None
     images: tuple[str, ...] = ()
+    annotations: Labels = ()
+    """The workload's own annotations, not its template's."""
 
     @property
     def root(self) -> str:
@@ -146,7 +155,68 @@ class Workload(msgspec.Struct, frozen=True):
         return f"{self.kind}/{self.name}"
 
 
-Object = Pod | Service | EndpointSlice | Node | Namespace | Workload
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """One policy object of the cluster, as its API holds it.
+
+    `kind` is NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy or BaselineAdminNetworkPolicy; `namespace` is
+    empty for the cluster-wide ones. `spec` is the object's spec as JSON text with sorted keys: what it means is
+    the business of those who judge policies.
+    """
+
+    uid: str
+    kind: str
+    namespace: str
+    name: str
+    labels: Labels = ()
+    annotations: Labels = ()
+    version: str = ""
+    """apiVersion, e.g. networking.k8s.io/v1"""
+    spec: str = "{}"
+
+
+class RouteBackend(msgspec.Struct, frozen=True):
+    """A service that a route leads to, `namespace/name`, and its port by number or name where the route says one."""
+
+    service: str
+    port: int | str | None = None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A way into the cluster by host name: Ingress, a Gateway API route, or an OpenShift Route.
+
+    `kind` is Ingress, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute or Route. `via` is who carries it: an
+    ingress class, `namespace/name` of gateways, or an OpenShift router's name. No host means every host.
+    """
+
+    uid: str
+    kind: str
+    namespace: str
+    name: str
+    hosts: tuple[str, ...] = ()
+    backends: tuple[RouteBackend, ...] = ()
+    via: tuple[str, ...] = ()
+    tls: bool = False
+    addresses: tuple[str, ...] = ()
+    """Addresses at which its status says it answers; host names are left out."""
+    labels: Labels = ()
+    annotations: Labels = ()
+
+
+class External(msgspec.Struct, frozen=True):
+    """What a person says of addresses outside the cluster: `network` (a CIDR; one address is a /32 or /128).
+
+    `catalog` names the uploaded list it came with; `uid` is `catalog/network`. Of several networks that hold an
+    address the most specific one speaks for it.
+    """
+
+    uid: str
+    catalog: str
+    network: str
+    name: str
+    labels: Labels = ()
+
+
+Object = Pod | Service | EndpointSlice | Node | Namespace | Workload | NetworkPolicy | Route | External
 
 KINDS: dict[str, type[msgspec.Struct]] = {
     "Pod": Pod,
@@ -155,6 +225,9 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "Node": Node,
     "Namespace": Namespace,
     "Workload": Workload,
+    "NetworkPolicy": NetworkPolicy,
+    "Route": Route,
+    "External": External,
 }
 
 
