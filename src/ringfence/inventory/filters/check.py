@@ -107,7 +107,7 @@ class _Check:
         raise self._refuse(f"{_a(base.type)} cannot be indexed", node.at, "only maps and lists can")
 
     def _wants(self, term: Term, wanted: Type, why: str) -> None:
-        if term.type != wanted:
+        if term.type not in (wanted, NOTHING):
             raise self._refuse(f"{_a(term.type)} where {_a(wanted)} is needed", term.at, why)
 
     def _logic(self, node: Node, scope: Scope) -> Term:
@@ -138,10 +138,11 @@ class _Check:
 
     def _order(self, node: Node, scope: Scope) -> Term:
         left, right = self._args(node, scope)
-        if left.type != right.type:
+        kind = _common(left.type, right.type)
+        if kind is None:
             what = f"cannot compare {_a(left.type)} with {_a(right.type)}"
             raise self._refuse(what, right.at, _convert(left, right))
-        if left.type not in _ORDERED:
+        if kind not in _ORDERED:
             raise self._refuse(
                 f"`{node.op}` cannot order {_a(left.type)}", left.at, "it orders numbers and texts"
             )
@@ -300,7 +301,7 @@ def _all_fit(takes: tuple[Type, ...], given: list[Type]) -> bool:
 
 
 def _fits(wanted: Type, given: Type) -> bool:
-    return wanted == given or (
+    return given in (wanted, NOTHING) or (
         wanted.item is None and wanted.name == given.name and wanted.name in ("list", "map")
     )
 

@@ -30,6 +30,9 @@ class Column(Protocol):
     def spread(self, table: States) -> States:
         """From a state for each code of this column to one for each code of the field's own column."""
 
+    def coded(self, codes: I32) -> I32:
+        """From the field's own codes to this column's."""
+
 
 class Whole:
     """A field as it is."""
@@ -49,6 +52,10 @@ class Whole:
     def spread(self, table: States) -> States:
         """See Column."""
         return table
+
+    def coded(self, codes: I32) -> I32:
+        """See Column."""
+        return codes
 
 
 class Keyed:
@@ -83,6 +90,10 @@ class Keyed:
     def spread(self, table: States) -> States:
         """See Column."""
         return table.take(self._of)
+
+    def coded(self, codes: I32) -> I32:
+        """See Column; `size` must have been asked first."""
+        return self._of.take(codes)
 
     def _sync(self) -> None:
         log = self._distinct.log

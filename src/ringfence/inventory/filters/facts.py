@@ -6,9 +6,9 @@ import ipaddress
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from ringfence.inventory.filters.fields import FIELDS, NUMBER
+from ringfence.inventory.filters.fields import FIELDS
 from ringfence.inventory.filters.images import parts
-from ringfence.model.objects import External, Node, Object, Pod, Service
+from ringfence.model.objects import External, Node, Pod, Service
 
 Key = tuple[str, str, str]
 """A row's name: (cluster, kind as in `model.objects.KINDS`, uid)."""
@@ -104,23 +104,8 @@ def _external(external: External) -> dict[str, Hashable]:
     }
 
 
-def held_addresses(value: Object) -> tuple[str, ...]:
-    """What a row adds to a policy object: its addresses without repeats; an external's network.
-
-    A network of one address is written as that address, so that it counts as the same one.
-    """
-    match value:
-        case Pod() | Node():
-            return tuple(dict.fromkeys(value.addresses))
-        case Service():
-            return tuple(dict.fromkeys(value.cluster_ips + value.external_ips + value.load_balancer_ips))
-        case External():
-            return (_plain(value.network),)
-        case _:
-            return ()
-
-
-def _plain(network: str) -> str:
+def plain_network(network: str) -> str:
+    """A network as a policy object holds it: one of a single address is written as that address."""
     try:
         found = ipaddress.ip_network(network, strict=False)
     except ValueError:
@@ -144,5 +129,3 @@ _MAKERS |= {field.name: dict for field in FIELDS if field.type.name == "map"}
 
 VALUES: tuple[Callable[[Any], Any] | None, ...] = tuple(_MAKERS.get(field.name) for field in FIELDS)
 """For each field what makes a value of its key; None where the key is the value."""
-
-KIND = NUMBER["kind"]

@@ -23,8 +23,8 @@ _PIECE = re.compile(
       | (?P<optional>\.\?|\[\?|\{\?)
       | (?P<open>[(\[{])
       | (?P<close>[)\]}])
+      | (?P<sign>&&|\|\||[!<>=]=|[<>?:.,+*/%])
       | (?P<unary>[!-])
-      | (?P<sign>&&|\|\||[<>=]=|[<>?:.,+*/%])
       | (?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )

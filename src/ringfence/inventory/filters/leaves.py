@@ -10,15 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringfence.inventory.filters.columns import ERROR, FALSE, TRUE, Column, States
-from ringfence.inventory.filters.fields import FIELDS, NUMBER
+from ringfence.inventory.filters.fields import BY_NAME, FIELDS, NUMBER
 from ringfence.inventory.filters.filter import sources
 from ringfence.inventory.filters.scalar import NO_BOUND, Fault, Run, run_of
 from ringfence.inventory.filters.syntax import Source, Term
 
 if TYPE_CHECKING:
     from ringfence.inventory.filters.population import Population
+
+I64 = NDArray[np.int64]
 
 LOGIC = ("&&", "||", "!")
 
@@ -30,25 +33,49 @@ def state_of(value: Any) -> int:
     return TRUE if value else FALSE
 
 
-def states(population: Population, text: str, term: Term) -> States:
-    """The state of a term for each row of a population."""
+def states(population: Population, text: str, term: Term, rows: I64 | None = None) -> States:
+    """The state of a term for each row of a population, or for some rows."""
     if term.op not in LOGIC:
-        return population.leaf(text[term.at.start : term.at.end], term).states(population)
-    parts = [states(population, text, arg) for arg in term.args]
+        return population.leaf(text[term.at.start : term.at.end], term).states(population, rows)
+    return _joined(term.op, [states(population, text, arg, rows) for arg in term.args])
+
+
+def bounds(population: Population, text: str, term: Term, rows: I64) -> tuple[States, States]:
+    """The least and the greatest state of a term for rows whose unshared facts may be anything.
+
+    &&, || and ! are monotone in the order of the states, so the bounds of a whole follow from those of its parts.
+    """
     if term.op == "!":
+        low, high = bounds(population, text, term.args[0], rows)
+        return _joined("!", [high]), _joined("!", [low])
+    if term.op in LOGIC:
+        parts = [bounds(population, text, arg, rows) for arg in term.args]
+        return _joined(term.op, [low for low, _ in parts]), _joined(term.op, [high for _, high in parts])
+    if all(BY_NAME[field].shared for field, _ in sources(term)):
+        state = states(population, text, term, rows)
+        return state, state
+    return np.full(len(rows), FALSE, np.uint8), np.full(len(rows), TRUE, np.uint8)
+
+
+def _joined(op: str, parts: list[States]) -> States:
+    if op == "!":
         return np.subtract(TRUE, parts[0], dtype=np.uint8)
-    join = np.minimum if term.op == "&&" else np.maximum
+    join = np.minimum if op == "&&" else np.maximum
     result = parts[0]
     for part in parts[1:]:
         result = join(result, part)
     return result
 
 
+def _some(column: Any, rows: I64 | None) -> Any:
+    return column if rows is None else column.take(rows)
+
+
 class Leaf:
     """One part and its states, kept current."""
 
-    def states(self, population: Population) -> States:
-        """The state for each row."""
+    def states(self, population: Population, rows: I64 | None = None) -> States:
+        """The state for each row, or for some."""
         raise NotImplementedError
 
 
@@ -58,9 +85,9 @@ class Always(Leaf):
     def __init__(self, run: Run) -> None:
         self._state = state_of(run(_nothing(), NO_BOUND))
 
-    def states(self, population: Population) -> States:
+    def states(self, population: Population, rows: I64 | None = None) -> States:
         """See Leaf."""
-        return np.full(population.size, self._state, np.uint8)
+        return np.full(population.size if rows is None else len(rows), self._state, np.uint8)
 
 
 class Tabled(Leaf):
@@ -73,10 +100,12 @@ class Tabled(Leaf):
         self._table: States = np.zeros(0, np.uint8)
         self._read = -1
 
-    def states(self, population: Population) -> States:
+    def states(self, population: Population, rows: I64 | None = None) -> States:
         """See Leaf."""
         self._sync()
-        return self._column.spread(self._table).take(population.codes(self._field))
+        codes = _some(population.codes(self._field), rows)
+        found: States = self._column.spread(self._table).take(codes)
+        return found
 
     def _sync(self) -> None:
         column = self._column
@@ -106,15 +135,16 @@ class Rowed(Leaf):
         self._states: States = np.zeros(0, np.uint8)
         self._read = -1
 
-    def states(self, population: Population) -> States:
+    def states(self, population: Population, rows: I64 | None = None) -> States:
         """See Leaf."""
         log = population.log
         if self._read != log.position:
             changed = log.since(self._read)
-            rows = np.arange(population.size) if changed is None else np.unique(np.array(changed, np.int64))
-            self._sync(population, rows)
+            stale = np.arange(population.size) if changed is None else np.unique(np.array(changed, np.int64))
+            self._sync(population, stale)
             self._read = log.position
-        return self._states[: population.size]
+        found: States = _some(self._states[: population.size], rows)
+        return found
 
     def _sync(self, population: Population, rows: Any) -> None:
         if len(self._states) < population.size:

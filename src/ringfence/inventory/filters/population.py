@@ -19,7 +19,7 @@ from ringfence.inventory.filters.distinct import ABSENT, Distinct, Log
 from ringfence.inventory.filters.facts import VALUES, Key, fact_keys
 from ringfence.inventory.filters.fields import FIELDS, NUMBER
 from ringfence.inventory.filters.filter import Filter
-from ringfence.inventory.filters.leaves import Leaf, make_leaf, states
+from ringfence.inventory.filters.leaves import I64, Leaf, bounds, make_leaf, states
 from ringfence.inventory.filters.places import Places
 from ringfence.inventory.filters.syntax import Term
 from ringfence.model.objects import External, Namespace, Node, Object, Pod, Service
@@ -32,7 +32,10 @@ LEAVES = 8192
 _NAMESPACE, _NODE = len(FIELDS), len(FIELDS) + 1
 """Two more columns after the fields': the places (cluster, namespace) and (cluster, node) of a row."""
 _NAMESPACE_LABELS, _NODE_LABELS = NUMBER["namespace_labels"], NUMBER["node_labels"]
-_OF_NAMESPACE, _OF_NODE, _OF_CLUSTER = NUMBER["namespace"], NUMBER["node"], NUMBER["cluster"]
+_OF_NAMESPACE, _OF_NODE = NUMBER["namespace"], NUMBER["node"]
+_ALL = tuple(range(len(FIELDS)))
+_MEANT = (*_ALL, _NAMESPACE_LABELS, _NODE_LABELS)
+"""The field that each column of codes bears on."""
 
 
 class Selection(msgspec.Struct, frozen=True, eq=False):
@@ -63,6 +66,8 @@ class Touched(msgspec.Struct, frozen=True):
     """What a change touched: its own row if it has one, and the rows that a place's labels reach."""
 
     row: int | None = None
+    changed: tuple[int, ...] = ()
+    """Positions in FIELDS of the facts of `row` that are others than before; all of them for a new row."""
     namespaces: tuple[int, ...] = ()
     """Namespaces (codes of `Population.namespaces.names`) whose labels are others now."""
     nodes: tuple[int, ...] = ()
@@ -111,8 +116,11 @@ class Population:
             case _:
                 pass
         self._reached(namespaces, nodes)
-        row = self._put(cluster, value) if isinstance(value, Pod | Service | Node | External) else None
-        return Touched(row, tuple(namespaces), tuple(nodes))
+        row: int | None = None
+        changed: tuple[int, ...] = ()
+        if isinstance(value, Pod | Service | Node | External):
+            row, changed = self._put(cluster, value)
+        return Touched(row, changed, tuple(namespaces), tuple(nodes))
 
     def drop(self, cluster: str, kind: str, uid: str) -> Touched:
         """Say that an object is gone; one that is not here is passed over."""
@@ -127,7 +135,7 @@ class Population:
             self._free.append(row)
             self._log(row)
         self._reached(namespaces, nodes)
-        return Touched(row, tuple(namespaces), tuple(nodes))
+        return Touched(row, (), tuple(namespaces), tuple(nodes))
 
     def select(self, filter: Filter) -> Selection:
         """What a filter says of every row."""
@@ -138,6 +146,10 @@ class Population:
     def states(self, filter: Filter) -> States:
         """FALSE, ERROR or TRUE for each row; meaningless for rows let go."""
         return states(self, filter.text, filter.root)
+
+    def bounds(self, filter: Filter, rows: I64) -> tuple[States, States]:
+        """The least and the greatest state a filter can have for rows like these: see `leaves.bounds`."""
+        return bounds(self, filter.text, filter.root, rows)
 
     def row(self, key: Key) -> int | None:
         """The row of an object."""
@@ -171,6 +183,12 @@ class Population:
             return self.nodes.codes(self._codes[_NODE, : self.size])
         return self._codes[NUMBER[field], : self.size]
 
+    def source_codes(self, field: str, key: str | None) -> I32:
+        """For each row a code of the field, or of one key of a map: equal codes are equal facts."""
+        column = self.column(field, key)
+        column.size()
+        return column.coded(self.codes(field))
+
     def rows_in(self, namespace: int) -> list[int]:
         """The rows in a namespace, by its code."""
         return self._at_place(_NAMESPACE, namespace)
@@ -202,23 +220,24 @@ class Population:
         self._leaves[text] = leaf
         return leaf
 
-    def _put(self, cluster: str, value: Pod | Service | Node | External) -> int:
+    def _put(self, cluster: str, value: Pod | Service | Node | External) -> tuple[int, tuple[int, ...]]:
+        """The object's row, and which of its facts changed."""
         keys = fact_keys(cluster, value)
-        where: list[Any] = [None, None]
-        if keys[_OF_NAMESPACE] is not None:
-            where[0] = (cluster, keys[_OF_NAMESPACE])
-        if keys[_OF_NODE] is not None:
-            where[1] = (cluster, keys[_OF_NODE])
-        codes = [distinct.hold(key) for distinct, key in zip(self._held, [*keys, *where], strict=True)]
-        row = self._row((cluster, type(value).__name__, value.uid))
-        before = self._codes[:, row].tolist()
+        for field in (_OF_NAMESPACE, _OF_NODE):
+            keys.append(None if keys[field] is None else (cluster, keys[field]))
+        codes = [distinct.hold(key) for distinct, key in zip(self._held, keys, strict=True)]
+        key = (cluster, type(value).__name__, value.uid)
+        new = key not in self._rows
+        row = self._row(key)
+        before: list[int] = self._codes[:, row].tolist()
         for distinct, code in zip(self._held, before, strict=True):
             if code:
                 distinct.release(code)
-        if codes != before:
-            self._codes[:, row] = codes
-            self._log(row)
-        return row
+        if codes == before:
+            return row, ()
+        self._codes[:, row] = codes
+        self._log(row)
+        return row, _ALL if new else _differences(before, codes)
 
     def _row(self, key: Key) -> int:
         row = self._rows.get(key)
@@ -245,3 +264,8 @@ class Population:
     def _log(self, row: int) -> None:
         self.log.add(row)
         self.log.trim(2 * self.size + 1024)
+
+
+def _differences(before: list[int], codes: list[int]) -> tuple[int, ...]:
+    pairs = zip(_MEANT, before, codes, strict=True)
+    return tuple(field for field, old, new in pairs if old != new)
