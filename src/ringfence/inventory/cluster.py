@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ringfence.inventory.claims import FOREVER, Claim, Packed, claims, holders, packed_or_none
 from ringfence.inventory.history import Span, Statement, spans, value_at
 from ringfence.inventory.index import ABSENT, NOBODY, Index, Ranges, build, lookup
-from ringfence.inventory.ranges import Own
+from ringfence.inventory.ranges import KnownRange, Own
 from ringfence.inventory.versions import Versions, endpoint_of, node_endpoint
 from ringfence.model.objects import Node, Object, Pod
 
@@ -48,10 +48,13 @@ class Cluster:
         self._borrowers: dict[str, set[str]] = defaultdict(set)
         self._alias: dict[str, str] = {}
         self._dirty_sources: set[str] = set()
+        self._touched: set[tuple[str, str]] = set()
         self._dirty: set[Packed] = set()
         self._overlaid: dict[Packed, list[tuple[int, int]]] = {}
         self._timelines: dict[str, tuple[list[int], list[int]]] = {}
         self._own = Own()
+        self._told: tuple[str, ...] = ()
+        self._seen = False
         self._base: Index = build({})
         self._overlay: Index = build({})
 
@@ -62,13 +65,53 @@ class Cluster:
         if statement not in known:
             known.add(statement)
             self._dirty_sources.add(source)
+            self._touched.add((kind, uid))
             # From the statement, not from the history: a value that was never seen to last is in none.
             if statement.value is not None:
                 self._own.see(statement.value)
 
+    def glimpse(self, statements: Iterable[Statement]) -> None:
+        """Take from statements what they show of the cluster's ranges, and nothing else."""
+        for said in statements:
+            self._seen = True
+            if said.value is not None:
+                self._own.see(said.value)
+
+    def take_touched(self) -> set[tuple[str, str]]:
+        """(kind, UID) of every object that something new was stated of since the last call."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def statements(self) -> Iterator[tuple[str, str, Collection[Statement]]]:
+        """(kind, UID, everything said of it) of every object."""
+        for source, said in self._statements.items():
+            kind, _, uid = source.partition("/")
+            yield kind, uid, said
+
+    def reports(self) -> Iterator[tuple[str, int, int, frozenset[Packed]]]:
+        """(node, first, last, addresses): from `first` to `last` its agent told of exactly these addresses."""
+        for node, runs in self._reports.items():
+            for first, last, held in runs:
+                yield node, first, last, held
+
+    def told_ranges(self) -> tuple[str, ...]:
+        """Ranges that `tell_ranges` was given."""
+        return self._told
+
+    def known_ranges(self) -> tuple[KnownRange, ...]:
+        """The cluster's own ranges, each with how it is known."""
+        return self._own.known()
+
+    def closest_range(self, address: Packed) -> tuple[int, bool]:
+        """(prefix in mapped form of the own range that holds the address most closely, whether it is a guess)."""
+        return self._own.closest(address)
+
     def report(self, node: str, addresses: Iterable[str], at: int) -> None:
         """An agent's word that at `at` its node had exactly these local addresses."""
-        held = frozenset(p for p in map(packed_or_none, addresses) if p is not None)
+        self.report_packed(node, frozenset(p for p in map(packed_or_none, addresses) if p is not None), at)
+
+    def report_packed(self, node: str, held: frozenset[Packed], at: int) -> None:
+        """As `report`, with addresses in halves."""
         runs = self._reports.setdefault(node, [])
         position = bisect_right(runs, at, key=lambda run: run[0]) - 1
         if position >= 0 and runs[position][2] == held:
@@ -80,19 +123,38 @@ class Cluster:
 
     def tell_ranges(self, cidrs: Iterable[str]) -> None:
         """Ranges of this cluster that its objects do not show."""
-        self._own.tell(cidrs)
+        told = tuple(cidrs)
+        self._told += told
+        self._own.tell(told)
 
-    def history(self, source: str) -> tuple[Span, ...]:
-        """What one object (`Kind/uid`) was when."""
+    def history(self, source: str, known: int | None = None) -> tuple[Span, ...]:
+        """What one object (`Kind/uid`) was when, by everything learnt, or by what was learnt until `known`."""
+        if known is not None:
+            return spans(said for said in self._statements.get(source, ()) if said.known <= known)
         self._settle()
         return self._history.get(source, ())
 
-    def objects(self, at: int, kind: str | None = None) -> Iterator[Object]:
-        """Every object there was at `at`, of one kind or of all."""
+    def histories(self, kind: str) -> dict[str, tuple[Span, ...]]:
+        """Every object of a kind over all time, by source."""
         self._settle()
-        for source, history in self._history.items():
+        return {name: told for name, told in self._history.items() if name.startswith(f"{kind}/")}
+
+    def current(self, kind: str, uid: str) -> Object | None:
+        """What an object is after everything that was said of it; None when it is gone or unknown."""
+        history = self.history(f"{kind}/{uid}")
+        return history[-1].value if history else None
+
+    def segments(self, address: Packed) -> list[tuple[int, int]]:
+        """(start, version) of one address over all time."""
+        self._settle()
+        return self._segments(address)
+
+    def objects(self, at: int, kind: str | None = None, known: int | None = None) -> Iterator[Object]:
+        """Every object there was at `at`, of one kind or of all, as it was known at `known` (all that is, by default)."""
+        self._settle()
+        for source in list(self._history):
             if kind is None or source.startswith(f"{kind}/"):
-                value = value_at(history, at)
+                value = value_at(self.history(source, known), at)
                 if value is not None:
                     yield value
 
@@ -114,7 +176,7 @@ class Cluster:
 
     def knows_anything(self) -> bool:
         """Whether any fact of this cluster is known; without one nothing can be called external."""
-        return bool(self._statements or self._reports or self._own.ranges().first)
+        return bool(self._statements or self._reports or self._seen or self._own.ranges().first)
 
     def local_addresses(self, at: int) -> dict[str, frozenset[Packed]]:
         """Every local address of every node at `at`, as its agent or the API told."""
@@ -244,7 +306,7 @@ class Cluster:
 
     def _segments(self, address: Packed) -> list[tuple[int, int]]:
         """(start, version) of one address: its holders, each cut where what it was changed."""
-        rivals = [claim for made in self._rivals[address].values() for claim in made]
+        rivals = [claim for made in self._rivals.get(address, {}).values() for claim in made]
         held = holders(rivals)
         segments: list[tuple[int, int]] = []
         for position, (start, source) in enumerate(held):

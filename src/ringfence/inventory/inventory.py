@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.inventory.cluster import Cluster
+from ringfence.inventory.externals import Externals
 from ringfence.inventory.history import Span, Statement
 from ringfence.inventory.index import inside
+from ringfence.inventory.ranges import KnownRange
 from ringfence.inventory.versions import Versions
 from ringfence.model.addresses import texts
 from ringfence.model.endpoints import Endpoint
@@ -23,6 +25,11 @@ from ringfence.model.problems import Problem
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
+
+Mask = NDArray[np.bool_]
+
+EVERYWHERE = ""
+"""The cluster of facts that belong to no cluster and hold for all: what people say of outside addresses."""
 
 ALWAYS = 0
 """`at` of facts that a file states without saying since when."""
@@ -36,6 +43,7 @@ class Inventory:
     def __init__(self) -> None:
         self._versions = Versions()
         self._clusters: dict[str, Cluster] = {}
+        self._externals: Externals | None = None
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -45,12 +53,24 @@ class Inventory:
     @property
     def clusters(self) -> tuple[str, ...]:
         """Names of the clusters with any fact."""
-        return tuple(sorted(self._clusters))
+        return tuple(sorted(name for name in self._clusters if name != EVERYWHERE))
+
+    def take_touched(self) -> frozenset[tuple[str, str, str]]:
+        """(cluster, kind, UID) of every object that something new was stated of since the last call."""
+        return frozenset(
+            (name, kind, uid) for name, facts in self._clusters.items() for kind, uid in facts.take_touched()
+        )
+
+    def current(self, cluster: str, kind: str, uid: str) -> Object | None:
+        """What an object is after everything that was said of it; None when it is gone or unknown."""
+        return self.cluster(cluster).current(kind, uid)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Add facts, in any order, repeats included. Raises Problem for a change that is not one."""
         for change in changes:
             value = decode_value(change)
+            if change.kind == "External":
+                self._externals = None
             self.cluster(change.cluster).state(
                 change.kind, change.uid, Statement(change.at, change.known, value)
             )
@@ -58,6 +78,7 @@ class Inventory:
     def add_objects(self, cluster: str, objects: Iterable[Object], at: int = ALWAYS) -> None:
         """Facts that hold from `at` on, as a file of manifests states them."""
         facts = self.cluster(cluster)
+        self._externals = None
         for value in objects:
             facts.state(type(value).__name__, value.uid or f"{value.name}", Statement(at, at, value))
 
@@ -98,7 +119,7 @@ class Inventory:
             versions = np.where(tagged >= 0, tagged, versions)
         unknown = versions < 0
         if unknown.any():
-            versions[unknown] = self._unknown(facts, hi[unknown], lo[unknown])
+            versions[unknown] = self._unknown(facts, hi[unknown], lo[unknown], at[unknown])
         return versions
 
     def by_pod(self, cluster: str, pods: Sequence[str], tags: NDArray[np.uint32], at: I64) -> I32:
@@ -121,32 +142,75 @@ class Inventory:
         tags = np.fromiter((code.get(uid, 0) for uid in uids), np.uint32, len(uids))
         return self.by_pod(cluster, distinct, tags, at)
 
-    def objects(self, cluster: str, at: int, kind: str | None = None) -> tuple[Object, ...]:
-        """Every object of the cluster at `at`, of one kind (a key of `model.objects.KINDS`) or of all."""
-        return tuple(self.cluster(cluster).objects(at, kind))
+    def objects(
+        self, cluster: str, at: int, kind: str | None = None, known: int | None = None
+    ) -> tuple[Object, ...]:
+        """Every object of the cluster at `at`, of one kind (a key of `model.objects.KINDS`) or of all.
+
+        With `known` as it was known then: what was learnt later does not count.
+        """
+        return tuple(self.cluster(cluster).objects(at, kind, known))
 
     def ever(self, cluster: str, kind: str, since: int, until: int) -> tuple[Span, ...]:
         """Every value every object of a kind had at some time in [since, until]."""
         return tuple(self.cluster(cluster).ever(kind, since, until))
 
-    def history(self, cluster: str, kind: str, uid: str) -> tuple[Span, ...]:
-        """What one object was when."""
-        return self.cluster(cluster).history(f"{kind}/{uid}")
+    def history(self, cluster: str, kind: str, uid: str, known: int | None = None) -> tuple[Span, ...]:
+        """What one object was when, by everything learnt, or by what was learnt until `known`."""
+        return self.cluster(cluster).history(f"{kind}/{uid}", known)
 
     def node_addresses(self, cluster: str, at: int) -> dict[str, tuple[str, ...]]:
         """Every local address of each node at `at`, by the node's name, sorted."""
         held = self.cluster(cluster).local_addresses(at)
         return {node: tuple(_texts(sorted(packed))) for node, packed in sorted(held.items())}
 
-    def _unknown(self, facts: Cluster, hi: U64, lo: U64) -> I32:
-        """Versions for addresses without a holder. They share two versions: the address itself is in the flow."""
+    def known_ranges(self, cluster: str) -> tuple[KnownRange, ...]:
+        """The cluster's own ranges, each with how it is known."""
+        return self.cluster(cluster).known_ranges()
+
+    def _unknown(self, facts: Cluster, hi: U64, lo: U64, at: I64) -> I32:
+        """Versions for addresses without a holder. Those nobody named share two: the address itself is in the flow."""
         unresolved = self._versions.number(Endpoint("unresolved", facts.name))
         if not facts.knows_anything():
             return np.full(len(hi), unresolved, np.int32)
         external = self._versions.number(Endpoint("external", facts.name))
         pairs, inverse = np.unique(np.c_[hi, lo], axis=0, return_inverse=True)
-        ours = inside(facts.ranges(), pairs[:, 0], pairs[:, 1]) | _ambiguous(pairs[:, 0], pairs[:, 1])
-        return np.where(ours, unresolved, external).astype(np.int32)[inverse.ravel()]
+        own = inside(facts.ranges(), pairs[:, 0], pairs[:, 1])[inverse.ravel()]
+        nobodys = _ambiguous(hi, lo)
+        versions = np.where(own | nobodys, unresolved, external).astype(np.int32)
+        return self._named(facts, hi, lo, at, own, nobodys, versions)
+
+    def _named(
+        self, facts: Cluster, hi: U64, lo: U64, at: I64, own: Mask, nobodys: Mask, versions: I32
+    ) -> I32:
+        """`versions`, with what people say of addresses where no closer range of the cluster speaks against it."""
+        externals = self._said()
+        if not externals:
+            return versions
+        match = externals.match(hi, lo, at)
+        for value in np.unique(match.value[match.value >= 0]).tolist():
+            rows = np.flatnonzero((match.value == value) & ~nobodys)
+            inner = [row for row in rows[own[rows]].tolist() if not _closer(facts, hi, lo, match.prefix, row)]
+            rows = np.setdiff1d(rows, np.array(inner, np.int64), assume_unique=True)
+            said = externals.values[value]
+            versions[rows] = self._versions.number(
+                Endpoint("external", facts.name, name=said.name, labels=said.labels)
+            )
+        return versions
+
+    def _said(self) -> Externals:
+        if self._externals is None:
+            self._externals = Externals(self.cluster(EVERYWHERE).histories("External"))
+        return self._externals
+
+
+def _closer(facts: Cluster, hi: U64, lo: U64, prefix: NDArray[np.int16], row: int) -> bool:
+    """Whether what people say of an address inside the cluster's ranges is closer to it than those ranges.
+
+    A guessed range yields to a network of the same size, one that the cluster tells does not.
+    """
+    own, guessed = facts.closest_range((int(hi[row]), int(lo[row])))
+    return int(prefix[row]) >= own if guessed else int(prefix[row]) > own
 
 
 def decode_value(change: Change) -> Object | None:

@@ -7,8 +7,8 @@ than too narrow.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from ringfence.inventory.claims import Packed
 from ringfence.inventory.index import Ranges, merged
@@ -25,10 +25,23 @@ SERVICE_NARROWEST = {4: 16, 6: 112}
 """Bounds of the service range guessed around the known ClusterIPs (the API server refuses wider than these)."""
 
 
+class KnownRange(NamedTuple):
+    """One own range and what shows it: `told` or `node` (its pod CIDR), `pods` or `services` (guessed around them)."""
+
+    network: str
+    shown_by: str
+
+
+TOLD, NODE, PODS, SERVICES = "told", "node", "pods", "services"
+
+GUESSED = frozenset({PODS, SERVICES})
+
+
 class Own:
     """What shows a cluster's own addresses, gathered object by object. It only ever grows."""
 
     def __init__(self) -> None:
+        self._told: set[Network] = set()
         self._cidrs: set[Network] = set()
         self._pods: set[tuple[int, int]] = set()
         self._virtual: set[str] = set()
@@ -36,7 +49,7 @@ class Own:
 
     def tell(self, cidrs: Iterable[str]) -> None:
         """Ranges that objects do not show."""
-        self._grow(self._cidrs, _cidrs(cidrs))
+        self._grow(self._told, _cidrs(cidrs))
 
     def see(self, value: Object) -> None:
         """Gather from one object: nodes' pod CIDRs, blocks around pods, ClusterIPs."""
@@ -53,9 +66,33 @@ class Own:
     def ranges(self) -> Ranges:
         """The cluster's own ranges so far."""
         if self._ranges is None:
-            networks = [*self._cidrs, *_around(self._pods), *_service_ranges(self._virtual)]
-            self._ranges = merged(_block(network) for network in networks)
+            self._ranges = merged(_block(network) for network, _ in self._networks())
         return self._ranges
+
+    def known(self) -> tuple[KnownRange, ...]:
+        """Every own range with what shows it; one that is told is not guessed besides."""
+        found: dict[Network, str] = {}
+        for network, shown_by in self._networks():
+            found.setdefault(network, shown_by)
+        ordered = sorted(found, key=lambda one: (one.version, one))
+        return tuple(KnownRange(str(network), found[network]) for network in ordered)
+
+    def closest(self, address: Packed) -> tuple[int, bool]:
+        """(prefix of the smallest own range around the address, in 128 bits, and whether it is a guess)."""
+        best, guessed = -1, True
+        for network, shown_by in self._networks():
+            first, last = _block(network)
+            if first <= address <= last:
+                prefix = network.prefixlen + (96 if network.version == 4 else 0)
+                if (prefix, shown_by not in GUESSED) > (best, not guessed):
+                    best, guessed = prefix, shown_by in GUESSED
+        return best, guessed
+
+    def _networks(self) -> Iterator[tuple[Network, str]]:
+        yield from ((network, TOLD) for network in self._told)
+        yield from ((network, NODE) for network in self._cidrs)
+        yield from ((network, PODS) for network in _around(self._pods))
+        yield from ((network, SERVICES) for network in _service_ranges(self._virtual))
 
     def _grow(self, into: set[Any], more: Iterable[Any]) -> None:
         before = len(into)
