@@ -131,12 +131,12 @@ class Cluster:
         """What one object (`Kind/uid`) was when, by everything learnt, or by what was learnt until `known`."""
         if known is not None:
             return spans(said for said in self._statements.get(source, ()) if said.known <= known)
-        self._settle()
+        self.settle()
         return self._history.get(source, ())
 
     def histories(self, kind: str) -> dict[str, tuple[Span, ...]]:
         """Every object of a kind over all time, by source."""
-        self._settle()
+        self.settle()
         return {name: told for name, told in self._history.items() if name.startswith(f"{kind}/")}
 
     def current(self, kind: str, uid: str) -> Object | None:
@@ -146,12 +146,12 @@ class Cluster:
 
     def segments(self, address: Packed) -> list[tuple[int, int]]:
         """(start, version) of one address over all time."""
-        self._settle()
+        self.settle()
         return self._segments(address)
 
     def objects(self, at: int, kind: str | None = None, known: int | None = None) -> Iterator[Object]:
         """Every object there was at `at`, of one kind or of all, as it was known at `known` (all that is, by default)."""
-        self._settle()
+        self.settle()
         for source in list(self._history):
             if kind is None or source.startswith(f"{kind}/"):
                 value = value_at(self.history(source, known), at)
@@ -160,7 +160,7 @@ class Cluster:
 
     def ever(self, kind: str, since: int, until: int) -> Iterator[Span]:
         """Every value every object of a kind had at some time in [since, until]."""
-        self._settle()
+        self.settle()
         for source, history in self._history.items():
             if not source.startswith(f"{kind}/"):
                 continue
@@ -171,7 +171,7 @@ class Cluster:
 
     def ranges(self) -> Ranges:
         """The cluster's own address ranges, from everything ever known of it."""
-        self._settle()
+        self.settle()
         return self._own.ranges()
 
     def knows_anything(self) -> bool:
@@ -191,7 +191,7 @@ class Cluster:
 
     def resolve(self, hi: U64, lo: U64, at: I64) -> I32:
         """The version of each address at each time; NOBODY or ABSENT where none is known to have held it."""
-        self._settle()
+        self.settle()
         answer = lookup(self._overlay, hi, lo, at)
         rest = answer == ABSENT
         answer[rest] = lookup(self._base, hi[rest], lo[rest], at[rest])
@@ -199,7 +199,7 @@ class Cluster:
 
     def of_uid(self, uid: str, at: I64) -> I32:
         """The version of the pod with this UID at each time; its nearest one outside its known life."""
-        self._settle()
+        self.settle()
         source = f"Pod/{uid}"
         starts, numbers = self._timeline(source if source in self._history else self._alias.get(uid, source))
         if not starts:
@@ -207,7 +207,7 @@ class Cluster:
         position = np.searchsorted(np.array(starts, np.int64), at, side="right") - 1
         return np.array(numbers, np.int32)[np.maximum(position, 0)]
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Bring histories, claims and the overlay up to date with what was stated."""
         if self._dirty_sources:
             # Nodes first: the names of agents' and host-network pods' addresses are borrowed from them.

@@ -55,6 +55,11 @@ class Inventory:
         """Names of the clusters with any fact."""
         return tuple(sorted(name for name in self._clusters if name != EVERYWHERE))
 
+    def settle(self) -> None:
+        """Bring look-ups up to date now, so that the next question need not wait for it."""
+        for facts in self._clusters.values():
+            facts.settle()
+
     def take_touched(self) -> frozenset[tuple[str, str, str]]:
         """(cluster, kind, UID) of every object that something new was stated of since the last call."""
         return frozenset(

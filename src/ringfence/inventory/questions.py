@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ringfence.inventory.claims import Packed
-from ringfence.inventory.history import Statement
+from ringfence.inventory.history import Span, Statement
 from ringfence.inventory.inventory import EVERYWHERE, Inventory
 from ringfence.model.addresses import pack
 from ringfence.model.endpoints import Endpoint
@@ -51,6 +51,26 @@ def holders(
             found[-1] = found[-1]._replace(until=time)
         found.append(Holding(time, until, endpoint))
     return tuple(found)
+
+
+def called(
+    inventory: Inventory, cluster: str, kind: str | None, name: str, known: int | None = None
+) -> list[tuple[str, str, tuple[Span, ...]]]:
+    """(kind, UID, history) of every object that at some time was called `name`: NAME, NAMESPACE/NAME or its UID."""
+    found = []
+    for one, uid, _ in list(inventory.cluster(cluster).statements()):
+        if kind in (None, one):
+            history = inventory.history(cluster, one, uid, known)
+            if any(name in _calls(span.value, uid) for span in history):
+                found.append((one, uid, history))
+    return sorted(found, key=lambda each: (each[2][0].start, each[0], each[1]))
+
+
+def _calls(value: Object | None, uid: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    namespace = getattr(value, "namespace", None)
+    return (uid, value.name, f"{namespace}/{value.name}") if namespace else (uid, value.name)
 
 
 def as_known(inventory: Inventory, cluster: str, known: int, address: Packed | None = None) -> Inventory:

@@ -142,8 +142,15 @@ def _probed_ports(
     """Ports of the pod's probes; a pod's probes never change."""
     identity = uid or f"manifest:Pod/{namespace}/{name}"
     values = (span.value for span in inventory.history(cluster, "Pod", identity))
-    probes = [probe for value in values if isinstance(value, Pod) for probe in value.probes]
-    return frozenset(probe.port for probe in probes if isinstance(probe.port, int))
+    return frozenset(port for value in values if isinstance(value, Pod) for port in _probed(value))
+
+
+def _probed(pod: Pod) -> Iterable[int]:
+    named = {port.name: port.port for port in pod.ports if port.name}
+    for probe in pod.probes:
+        port = named.get(probe.port) if isinstance(probe.port, str) else probe.port
+        if port is not None:
+            yield port
 
 
 def backends(

@@ -20,8 +20,7 @@ from ringfence.model.columns import Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
 from ringfence.model.flows import Flow, FlowEnd
-from ringfence.model.protocols import protocol_name
-from ringfence.server.book import Book, Ports, Resolved
+from ringfence.server.book import Book, Resolved
 from ringfence.store.queries import FlowsAnswer, Queries
 
 I64 = NDArray[np.int64]
@@ -36,7 +35,6 @@ class Linked(NamedTuple):
     ends: Resolved
     categories: Sequence[str]
     placements: Sequence[str | None]
-    ports: Ports
     stored: FlowsAnswer
 
 
@@ -125,13 +123,32 @@ class Answers:
         flows["first"][len(table) :] = flows["first"][legs.server[len(table) :]]
         flows["first"] = np.maximum(flows["first"], np.minimum(since, flows["last"]))
         ends = self._book.resolve(cluster, flows, stored.pods)
-        ports = self._book.ports(cluster, until)
-        ends = _asked_by_node_port(flows, legs, ends, ports)
-        names = categories(
-            flows, legs, ends.consumer, ends.provider, ends.endpoints, _probes(flows, ends, ports)
-        )
+        probes = self._book.probes(cluster, flows, ends)
+        ends = self._asked_by_node_port(cluster, since, until, flows, legs, ends)
+        names = categories(flows, legs, ends.consumer, ends.provider, ends.endpoints, probes)
         places = placements(flows, legs, ends.consumer, ends.provider, ends.endpoints)
-        return Linked(cluster, flows, legs, ends, names, places, ports, stored)
+        return Linked(cluster, flows, legs, ends, names, places, stored)
+
+    def _asked_by_node_port(
+        self, cluster: str, since: int, until: int, flows: Table, legs: Legs, ends: Resolved
+    ) -> Resolved:
+        """The ends, with the service named on the nodes that were asked at one of its NodePorts."""
+        is_node = np.array([endpoint.kind == "node" for endpoint in ends.endpoints], np.bool_)
+        # The opener's leg names the asked node too where its own node hid the client before the asked one translated.
+        asked = legs.leg == Leg.PRE_DNAT
+        asked[legs.opener[asked]] = True
+        rows = np.flatnonzero(asked & is_node[ends.provider])
+        services = self._book.asked(cluster, since, until, flows[rows], ends.provider[rows])
+        endpoints, provider = list(ends.endpoints), ends.provider.copy()
+        number: dict[tuple[int, str], int] = {}
+        for row, service in zip(rows.tolist(), services, strict=True):
+            if service is not None:
+                key = (int(provider[row]), service)
+                if key not in number:
+                    number[key] = len(endpoints)
+                    endpoints.append(msgspec.structs.replace(endpoints[key[0]], service=service))
+                provider[row] = number[key]
+        return ends._replace(provider=provider, endpoints=endpoints)
 
 
 def matching(part: Linked, wanted: Filter) -> NDArray[np.bool_]:
@@ -186,24 +203,6 @@ def service_of(part: Linked, opener: int) -> str | None:
     return asked.service
 
 
-def _asked_by_node_port(flows: Table, legs: Legs, ends: Resolved, ports: Ports) -> Resolved:
-    """The ends, with the service named on the nodes that were asked at one of its NodePorts."""
-    is_node = np.array([endpoint.kind == "node" for endpoint in ends.endpoints], np.bool_)
-    # The opener's leg names the asked node too where its own node hid the client before the asked one translated.
-    asked = legs.leg == Leg.PRE_DNAT
-    asked[legs.opener[asked]] = True
-    rows = np.flatnonzero(asked & is_node[ends.provider])
-    endpoints, provider = list(ends.endpoints), ends.provider.copy()
-    keys = np.c_[provider[rows], flows["protocol"][rows], flows["provider_port"][rows]]
-    distinct, which = np.unique(keys, axis=0, return_inverse=True)
-    for index, (version, protocol, port) in enumerate(distinct.tolist()):
-        service = ports.node_ports.get((protocol_name(protocol), port))
-        if service is not None:
-            provider[rows[which.ravel() == index]] = len(endpoints)
-            endpoints.append(msgspec.structs.replace(endpoints[version], service=service))
-    return ends._replace(provider=provider, endpoints=endpoints)
-
-
 def _connections(part: Linked, openers: I64) -> list[Connection]:
     members: dict[int, list[int]] = {opener: [] for opener in openers.tolist()}
     for row in np.flatnonzero(np.isin(part.legs.opener, openers)).tolist():
@@ -227,13 +226,6 @@ def _connections(part: Linked, openers: I64) -> list[Connection]:
             )
         )
     return found
-
-
-def _probes(flows: Table, ends: Resolved, ports: Ports) -> NDArray[np.bool_]:
-    """Rows whose provider is a pod that declares a probe on that port."""
-    pairs, inverse = np.unique(np.c_[ends.provider, flows["provider_port"]], axis=0, return_inverse=True)
-    hit = [(ends.endpoints[version].uid, port) in ports.probed for version, port in pairs.tolist()]
-    return np.array(hit, np.bool_)[inverse.ravel()]
 
 
 def _touches(edge: Edge, wanted: Filter) -> bool:

@@ -29,7 +29,7 @@ from ringfence.model.problems import Problem
 from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unauthorized, guard, write_private
 from ringfence.server.book import Book
 from ringfence.server.ingest import Ingest, Later
-from ringfence.server.routes import cluster, flows, ingest
+from ringfence.server.routes import cluster, flows, ingest, inventory
 from ringfence.server.service import NotFound, Service
 from ringfence.store.engine import Engine, StoreFailed
 from ringfence.store.facts import Facts
@@ -40,13 +40,19 @@ ROUTES = (
     cluster.health,
     ingest.batches,
     ingest.changes,
+    ingest.connector,
+    ingest.save_checkpoint,
+    ingest.load_checkpoint,
     flows.flows,
     flows.flow,
     flows.connections,
     flows.edges,
     flows.how_complete,
     cluster.agents,
-    cluster.inventory,
+    inventory.inventory,
+    inventory.history,
+    inventory.ranges,
+    inventory.connectors,
     cluster.discover,
 )
 """Every route of the API (docs/reference/api.md)."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.inventory.history import Span
 from ringfence.inventory.inventory import Inventory
+from ringfence.inventory.questions import Holding, called, holders
+from ringfence.inventory.ranges import KnownRange
+from ringfence.inventory.services import Services, is_probe
 from ringfence.model.columns import Table
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.objects import Change, Object, Pod, Service
+from ringfence.model.objects import Change, Object
 from ringfence.store.facts import Report
 
 I32 = NDArray[np.int32]
+Mask = NDArray[np.bool_]
 
 
 class Resolved(NamedTuple):
@@ -26,11 +32,18 @@ class Resolved(NamedTuple):
     endpoints: Sequence[Endpoint]
 
 
-class Ports(NamedTuple):
-    """What a cluster's objects declare: (pod UID, port) probed by a kubelet, and services by NodePort."""
+class Changed(NamedTuple):
+    """One object of which something new was stated."""
 
-    probed: frozenset[tuple[str, int]]
-    node_ports: dict[tuple[str, int], str]
+    cluster: str
+    kind: str
+    uid: str
+
+
+Listener = Callable[[frozenset[Changed]], None]
+
+AT_ONCE = 1_000
+"""Changes taken under one hold of the lock, so that questions come between the parts of a long list."""
 
 
 class Book:
@@ -39,11 +52,27 @@ class Book:
     def __init__(self) -> None:
         self._inventory = Inventory()
         self._lock = threading.Lock()
+        self._listeners: list[Listener] = []
+
+    def on_change(self, listener: Listener) -> None:
+        """Call `listener` after each change, outside the lock, with what was touched. It may ask the book."""
+        self._listeners.append(listener)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Add facts. Raises Problem for a change that is not one."""
+        waiting = iter(changes)
+        while part := tuple(islice(waiting, AT_ONCE)):
+            with self._lock:
+                self._inventory.apply(part)
+                self._inventory.settle()
+                touched = self._inventory.take_touched()
+            for listener in self._listeners if touched else ():
+                listener(frozenset(Changed(*one) for one in touched))
+
+    def current(self, cluster: str, kind: str, uid: str) -> Object | None:
+        """What an object is after everything that was said of it."""
         with self._lock:
-            self._inventory.apply(changes)
+            return self._inventory.current(cluster, kind, uid)
 
     def report(self, reports: Iterable[Report]) -> None:
         """Add what agents say of their nodes' addresses."""
@@ -56,10 +85,31 @@ class Book:
         with self._lock:
             return self._inventory.clusters
 
-    def objects(self, cluster: str, at: int, kind: str | None = None) -> tuple[Object, ...]:
-        """The cluster's objects at a time."""
+    def objects(
+        self, cluster: str, at: int, kind: str | None = None, known: int | None = None
+    ) -> tuple[Object, ...]:
+        """The cluster's objects at a time, as they were known at `known`."""
         with self._lock:
-            return self._inventory.objects(cluster, at, kind)
+            return self._inventory.objects(cluster, at, kind, known)
+
+    def ranges(self, cluster: str) -> tuple[KnownRange, ...]:
+        """The cluster's own address ranges, each with how it is known."""
+        with self._lock:
+            return self._inventory.known_ranges(cluster)
+
+    def histories(
+        self, cluster: str, kind: str | None, name: str, known: int | None
+    ) -> list[tuple[str, str, tuple[Span, ...]]]:
+        """(kind, UID, history) of every object that was called `name` (NAME, NAMESPACE/NAME or a UID) at some time."""
+        with self._lock:
+            return called(self._inventory, cluster, kind, name, known)
+
+    def holders(
+        self, cluster: str, address: str, since: int, until: int, known: int | None
+    ) -> tuple[Holding, ...]:
+        """Who held an address when. Raises Problem for what is no address."""
+        with self._lock:
+            return holders(self._inventory, cluster, address, since, until, known)
 
     def node_addresses(self, cluster: str, at: int) -> dict[str, tuple[str, ...]]:
         """Local addresses by node."""
@@ -82,23 +132,21 @@ class Book:
             ]
             return Resolved(ends[0], ends[1], list(self._inventory.endpoints))
 
-    def ports(self, cluster: str, at: int) -> Ports:
-        """Probes and NodePorts that the cluster's objects declare."""
-        pods = [item for item in self.objects(cluster, at, "Pod") if isinstance(item, Pod)]
-        services = [item for item in self.objects(cluster, at, "Service") if isinstance(item, Service)]
-        probed = frozenset((pod.uid, port) for pod in pods for port in _probed(pod))
-        node_ports = {
-            (port.protocol, port.node_port): f"{service.namespace}/{service.name}"
-            for service in services
-            for port in service.ports
-            if port.node_port
-        }
-        return Ports(probed, node_ports)
+    def probes(self, cluster: str, flows: Table, ends: Resolved) -> Mask:
+        """Flows in which a node calls a port that a pod of its own declares a probe on."""
+        with self._lock:
+            return is_probe(
+                self._inventory,
+                cluster,
+                ends.consumer,
+                ends.provider,
+                flows["protocol"],
+                flows["provider_port"],
+            )
 
-
-def _probed(pod: Pod) -> Iterable[int]:
-    named = {port.name: port.port for port in pod.ports if port.name}
-    for probe in pod.probes:
-        port = named.get(probe.port) if isinstance(probe.port, str) else probe.port
-        if port is not None:
-            yield port
+    def asked(self, cluster: str, since: int, until: int, flows: Table, provider: I32) -> list[str | None]:
+        """The service that each flow's dialled address and port stood for in [since, until], `namespace/name`."""
+        with self._lock:
+            services = Services(self._inventory, cluster, since, until)
+            found = services.dialled(provider, flows["protocol"], flows["provider_port"])
+        return [services.asked[index].service if index >= 0 else None for index in found.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,32 @@ from ringfence.server.resolve import AgentState
 from ringfence.server.times import moment, span
 from ringfence.store.facts import Facts
 from ringfence.store.queries import Queries
+
+
+class KindState(msgspec.Struct, frozen=True):
+    """How following one kind goes: `starting`, `current`, `behind`, `forbidden` or `absent`. `since` is UTC ns."""
+
+    state: str
+    detail: str = ""
+    since: int = 0
+
+
+class ConnectorReport(msgspec.Struct, frozen=True):
+    """A connector's word on how it follows its cluster."""
+
+    cluster: str
+    version: str = ""
+    """Of Ringfence."""
+    server_version: str | None = None
+    """Of the Kubernetes API; None while it is not known."""
+    supported: bool | None = None
+    """Whether that version is in the compatibility matrix; None while it is not known."""
+    states: dict[str, KindState] = {}
+    problems: dict[str, int] = {}
+    """What could not be read of objects, by text, with how often."""
+    lists: int = 0
+    lag: int | None = None
+    """Nanoseconds since the oldest change that waits to be told; 0 when none waits."""
 
 
 class NotFound(Problem):
@@ -44,6 +71,32 @@ class Service:
     def agents(self) -> dict[tuple[str, str], AgentState]:
         """Every agent's last word, by (cluster, node)."""
         return {key: msgspec.json.decode(text, type=AgentState) for key, text in self._facts.agents().items()}
+
+    def clusters(self, only: str | None = None) -> tuple[str, ...]:
+        """Clusters with any fact, or one of them. Raises NotFound for one that nobody told of."""
+        known = self.book.clusters()
+        if only is not None and only not in known:
+            raise NotFound(f"no cluster `{only[:60]}`", "cluster", f"known: {', '.join(known) or 'none yet'}")
+        return known if only is None else (only,)
+
+    def heard(self, report: ConnectorReport) -> None:
+        """Keep a connector's last word."""
+        self._facts.heard(report.cluster, msgspec.json.encode(report), self._clock())
+
+    def connectors(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        """(when heard, report) by cluster."""
+        return {
+            cluster: (seen, msgspec.json.decode(report))
+            for cluster, (seen, report) in self._facts.connectors().items()
+        }
+
+    def save_checkpoint(self, cluster: str, body: bytes) -> None:
+        """Keep what a cluster's connector needs to go on after a restart."""
+        self._facts.save_checkpoint(cluster, body, self._clock())
+
+    def checkpoint(self, cluster: str) -> bytes | None:
+        """The last checkpoint of a cluster's connector."""
+        return self._facts.checkpoint(cluster)
 
     def completeness(self, since: int, until: int) -> Completeness:
         """How complete a time is."""

@@ -6,7 +6,8 @@ Append-only where history matters (changes, reports). One process writes; every 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,56 +17,18 @@ from sqlalchemy.dialects.sqlite import insert
 
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
-
-META = sa.MetaData()
-
-SETTINGS = sa.Table(
-    "settings", META, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text)
-)
-
-MARKS = sa.Table(
-    "marks",
+from ringfence.store.tables import (
+    AGENTS,
+    CHECKPOINTS,
+    CONNECTORS,
+    MARKS,
     META,
-    *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node", "epoch")),
-    sa.Column("sequence", sa.BigInteger, nullable=False),
-    sa.Column("updated", sa.BigInteger, nullable=False),
+    REPORTS,
+    SETTINGS,
+    TOKENS,
 )
 
-CHANGES = sa.Table(
-    "changes",
-    META,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("digest", sa.LargeBinary, unique=True, nullable=False),
-    *(sa.Column(name, sa.Text, nullable=False) for name in ("cluster", "kind", "uid")),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("known", sa.BigInteger, nullable=False),
-    sa.Column("value", sa.LargeBinary),
-)
-
-REPORTS = sa.Table(
-    "reports",
-    META,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("cluster", sa.Text, nullable=False),
-    sa.Column("node", sa.Text, nullable=False),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("addresses", sa.Text, nullable=False),
-)
-
-AGENTS = sa.Table(
-    "agents",
-    META,
-    *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node")),
-    sa.Column("state", sa.LargeBinary, nullable=False),
-)
-
-TOKENS = sa.Table(
-    "tokens",
-    META,
-    sa.Column("digest", sa.LargeBinary, primary_key=True),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("created", sa.BigInteger, nullable=False),
-)
+_INSERT = "INSERT OR IGNORE INTO changes (digest, cluster, kind, uid, at, known, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Mark(NamedTuple):
@@ -93,6 +56,8 @@ class Facts:
         self._file = folder / "facts.sqlite"
         self._engine = sa.create_engine(f"sqlite:///{self._file}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _configure)
+        # One writer of changes at a time, so that what is new can be told by its numbers.
+        self._adding = threading.Lock()
 
     def open(self) -> None:
         """Create what is missing. Raises Problem when the file cannot be used."""
@@ -158,27 +123,62 @@ class Facts:
                 for row in rows
             ]
 
-    def add_changes(self, changes: Iterable[Change]) -> list[Change]:
-        """Append inventory changes durably; returns those that were new."""
-        fresh = []
-        with self._engine.begin() as connection:
-            for change in changes:
-                value = None if change.value is None else bytes(change.value)
-                row = {
-                    **{n: getattr(change, n) for n in ("cluster", "kind", "uid", "at", "known")},
-                    "value": value,
-                }
-                statement = insert(CHANGES).values(digest=_digest(change), **row).on_conflict_do_nothing()
-                if connection.execute(statement).rowcount:
-                    fresh.append(change)
-        return fresh
+    def add_changes(self, changes: Sequence[Change]) -> list[Change]:
+        """Append inventory changes durably, in one transaction; returns those that were new, in order."""
+        by_digest = {_digest(change): change for change in reversed(changes)}
+        rows = [_row(digest, change) for digest, change in reversed(by_digest.items())]
+        if not rows:
+            return []
+        with self._adding, self._engine.begin() as connection:
+            last = connection.exec_driver_sql("SELECT coalesce(max(number), 0) FROM changes").scalar_one()
+            connection.exec_driver_sql(_INSERT, rows)
+            new = connection.exec_driver_sql(
+                "SELECT digest FROM changes WHERE number > ? ORDER BY number", (last,)
+            )
+            return [by_digest[bytes(digest)] for (digest,) in new]
 
     def changes(self) -> Iterator[Change]:
         """Every change, in the order it arrived."""
+        yield from (change for _, change in self.numbered_changes())
+
+    def numbered_changes(self) -> Iterator[tuple[int, Change]]:
+        """Every change with its number, which `drop_changes` takes."""
         with self._engine.connect() as connection:
-            for row in connection.execute(sa.select(CHANGES).order_by(CHANGES.c.number)):
-                value = None if row.value is None else msgspec.Raw(row.value)
-                yield Change(row.cluster, row.kind, row.uid, row.at, row.known, value)
+            rows = connection.exec_driver_sql(
+                "SELECT number, cluster, kind, uid, at, known, value FROM changes ORDER BY number"
+            )
+            for number, cluster, kind, uid, at, known, value in rows:
+                body = None if value is None else msgspec.Raw(value)
+                yield number, Change(cluster, kind, uid, at, known, body)
+
+    def drop_changes(self, numbers: Sequence[int]) -> None:
+        """Forget changes that no question will need again."""
+        with self._engine.begin() as connection:
+            if numbers:
+                connection.exec_driver_sql(
+                    "DELETE FROM changes WHERE number = ?", [(number,) for number in numbers]
+                )
+
+    def heard(self, cluster: str, report: bytes, now: int) -> None:
+        """Keep a connector's last word on its cluster."""
+        with self._engine.begin() as connection:
+            connection.execute(_upsert(CONNECTORS, {"cluster": cluster, "seen": now, "report": report}))
+
+    def connectors(self) -> dict[str, tuple[int, bytes]]:
+        """(when heard, report) of every cluster's connector."""
+        with self._engine.connect() as connection:
+            return {row.cluster: (row.seen, row.report) for row in connection.execute(sa.select(CONNECTORS))}
+
+    def save_checkpoint(self, cluster: str, body: bytes, now: int) -> None:
+        """Keep what a connector needs to go on after a restart; opaque to us."""
+        with self._engine.begin() as connection:
+            connection.execute(_upsert(CHECKPOINTS, {"cluster": cluster, "saved": now, "body": body}))
+
+    def checkpoint(self, cluster: str) -> bytes | None:
+        """The last checkpoint of a cluster's connector."""
+        wanted = sa.select(CHECKPOINTS.c.body).where(CHECKPOINTS.c.cluster == cluster)
+        with self._engine.connect() as connection:
+            return connection.execute(wanted).scalar()
 
     def add_token(self, token: str, role: str, now: int) -> None:
         """Let `token` in with `role`; only its hash is kept."""
@@ -206,6 +206,11 @@ def _digest(change: Change) -> bytes:
     value = b"" if change.value is None else b"+" + bytes(change.value)
     head = f"{change.cluster}\0{change.kind}\0{change.uid}\0{change.at}\0".encode()
     return hashlib.sha256(head + value).digest()
+
+
+def _row(digest: bytes, change: Change) -> tuple[object, ...]:
+    value = None if change.value is None else bytes(change.value)
+    return (digest, change.cluster, change.kind, change.uid, change.at, change.known, value)
 
 
 def _upsert(table: sa.Table, values: dict[str, Any]) -> sa.Insert:

@@ -1,18 +1,16 @@
-"""What is known around the flows: health, agents, inventory; and policies proposed from both."""
+"""What is known around the flows: health and agents; and policies proposed from flows and inventory."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from litestar import get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import JSONBody
 
 from ringfence import __version__
 from ringfence.flows.present import rfc3339
-from ringfence.model.objects import KINDS
-from ringfence.model.problems import Problem
 from ringfence.server.discover import propose
 from ringfence.server.service import Service
 
@@ -47,26 +45,6 @@ def agents(service: NamedDependency[Service]) -> dict[str, Any]:
     for row in rows:
         del row["skew"]
     return {"agents": rows}
-
-
-@get("/v1/inventory", sync_to_thread=True)
-def inventory(
-    service: NamedDependency[Service],
-    kind: Annotated[str | None, QueryParameter(description=f"one of {', '.join(KINDS)}")] = None,
-    at: Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago; now by default")] = None,
-    cluster: Annotated[str | None, QueryParameter(description="only this cluster")] = None,
-) -> dict[str, Any]:
-    """The cluster's objects as they were at a time."""
-    moment = service.moment(at or "now", "at")
-    if kind is not None and kind not in KINDS:
-        raise Problem(f"unknown kind `{kind[:40]}`", "kind", f"use one of {', '.join(KINDS)}")
-    found = [
-        {"cluster": name, "kind": type(item).__name__, **msgspec.structs.asdict(item)}
-        for name in service.book.clusters()
-        if cluster in (None, name)
-        for item in service.book.objects(name, moment, kind)
-    ]
-    return {"at": rfc3339(moment), "endpoints": found}
 
 
 @post("/v1/policies/discover", status_code=200, sync_to_thread=True)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, Response, get, post, put
 from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
 from ringfence.server.access import ADMIN, AGENT
-from ringfence.server.service import Service
+from ringfence.server.service import ConnectorReport, Service
 from ringfence.wire.client import Expected
 from ringfence.wire.codec import MAX_BODY, decode
 
 SENDERS = (AGENT, ADMIN)
+
+Cluster = Annotated[str, QueryParameter(description="the cluster that the connector follows")]
 MAX_CHANGES = 256 << 20
 """Largest body of changes, octets: a list of 150,000 pods."""
+
+
+MAX_CHECKPOINT = 64 << 20
+"""Largest checkpoint of a connector, octets."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -60,3 +68,33 @@ async def changes(request: Request, service: NamedDependency[Service]) -> Respon
         raise Problem("a change of another cluster", told.cluster, "send one cluster's changes at once")
     new = await asyncio.to_thread(service.learn, told.changes)
     return Response({"acknowledged": told.sequence, "new": new}, status_code=200)
+
+
+@put("/v1/ingest/connector", opt={"roles": SENDERS}, status_code=200, request_max_body_size=4 << 20)
+async def connector(request: Request, service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
+    """How a connector follows its cluster, kind by kind; the last word is kept."""
+    try:
+        report = msgspec.json.decode(await request.body(), type=ConnectorReport)
+    except msgspec.DecodeError as error:
+        raise Problem(f"not a connector's report ({error})", "the body", "see /v1/schema") from None
+    if report.cluster != cluster:
+        raise Problem("a report of another cluster", cluster, "send one cluster's report at once")
+    await asyncio.to_thread(service.heard, report)
+    return Response({"acknowledged": True}, status_code=200)
+
+
+@put("/v1/ingest/checkpoint", opt={"roles": SENDERS}, status_code=200, request_max_body_size=MAX_CHECKPOINT)
+async def save_checkpoint(
+    request: Request,  # type: ignore[type-arg]
+    service: NamedDependency[Service],
+    cluster: Cluster,
+) -> Response:  # type: ignore[type-arg]
+    """What a connector needs to go on after a restart, as octets that only it understands."""
+    await asyncio.to_thread(service.save_checkpoint, cluster, await request.body())
+    return Response({"acknowledged": True}, status_code=200)
+
+
+@get("/v1/ingest/checkpoint", opt={"roles": SENDERS}, sync_to_thread=True)
+def load_checkpoint(service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
+    """The last checkpoint of a cluster's connector; empty when there is none."""
+    return Response(service.checkpoint(cluster) or b"", media_type="application/octet-stream")

@@ -1,0 +1,144 @@
+"""The inventory in time: what there was, who had which address, and how the connectors follow their clusters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from ringfence.flows.present import rfc3339
+from ringfence.inventory.claims import FOREVER
+from ringfence.inventory.history import Span
+from ringfence.model.objects import KINDS, NetworkPolicy, Route, Workload
+from ringfence.model.problems import Problem
+from ringfence.server.service import Service
+
+Kind = Annotated[str | None, QueryParameter(description=f"one of {', '.join(KINDS)}")]
+At = Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago; now by default")]
+Known = Annotated[
+    str | None, QueryParameter(description="as it was known then; by default everything learnt since counts")
+]
+Cluster = Annotated[str | None, QueryParameter(description="only this cluster")]
+Name = Annotated[str | None, QueryParameter(description="NAME, NAMESPACE/NAME or a UID")]
+Address = Annotated[str | None, QueryParameter(description="an IPv4 or IPv6 address, in place of a name")]
+
+
+@get("/v1/inventory", sync_to_thread=True)
+def inventory(
+    service: NamedDependency[Service],
+    kind: Kind = None,
+    at: At = None,
+    known: Known = None,
+    cluster: Cluster = None,
+) -> dict[str, Any]:
+    """The cluster's objects as they were at a time, and as that was known at another."""
+    moment = service.moment(at or "now", "at")
+    learnt = service.moment(known, "known") if known else None
+    wanted = _kind(kind)
+    found = [
+        {"cluster": name, "kind": type(item).__name__, **_fields(item)}
+        for name in service.clusters(cluster)
+        for item in service.book.objects(name, moment, wanted, learnt)
+    ]
+    return {"at": rfc3339(moment), "known": rfc3339(learnt) if learnt else None, "endpoints": found}
+
+
+@get("/v1/inventory/history", sync_to_thread=True)
+def history(
+    service: NamedDependency[Service],
+    name: Name = None,
+    address: Address = None,
+    kind: Kind = None,
+    cluster: Cluster = None,
+    since: Annotated[str | None, QueryParameter(description="from when; 24h ago by default")] = None,
+    until: At = None,
+    known: Known = None,
+) -> dict[str, Any]:
+    """What an object was from when to when, or who held an address."""
+    if (name is None) == (address is None):
+        raise Problem("name one thing", "name, address", "give either a name or an address")
+    begin, end = service.span(since or "24h", until)
+    learnt = service.moment(known, "known") if known else None
+    clusters = service.clusters(cluster)
+    if address is not None:
+        return {
+            "address": address,
+            "holders": [
+                {
+                    "cluster": one,
+                    "from": rfc3339(held.start),
+                    "until": rfc3339(held.until),
+                    **_fields(held.endpoint),
+                }
+                for one in clusters
+                for held in service.book.holders(one, address, begin, end, learnt)
+            ],
+        }
+    found = [
+        {"cluster": one, "kind": noun, "uid": uid, "spans": _spans(told, begin, end)}
+        for one in clusters
+        for noun, uid, told in service.book.histories(one, _kind(kind), name or "", learnt)
+    ]
+    return {"name": name, "objects": [each for each in found if each["spans"]]}
+
+
+@get("/v1/inventory/ranges", sync_to_thread=True)
+def ranges(service: NamedDependency[Service], cluster: Cluster = None) -> dict[str, Any]:
+    """The clusters' own address ranges and what shows each: nodes' pod CIDRs, or a guess around pods and services."""
+    return {
+        "ranges": [
+            {"cluster": name, **each._asdict()}
+            for name in service.clusters(cluster)
+            for each in service.book.ranges(name)
+        ]
+    }
+
+
+@get("/v1/connectors", sync_to_thread=True)
+def connectors(service: NamedDependency[Service]) -> dict[str, Any]:
+    """The last word of every cluster's connector, and when it was heard."""
+    reports = sorted(service.connectors().items())
+    return {"connectors": [{**report, "seen": rfc3339(seen)} for _, (seen, report) in reports]}
+
+
+def _kind(kind: str | None) -> str | None:
+    if kind is not None and kind not in KINDS:
+        raise Problem(f"unknown kind `{kind[:40]}`", "kind", f"use one of {', '.join(KINDS)}")
+    return kind
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A value as JSON. `kind` is the noun's; what an object is in Kubernetes' own words stands beside it."""
+    fields = msgspec.structs.asdict(value)
+    if isinstance(value, Workload):
+        fields["owner"] = fields.pop("kind")
+    elif isinstance(value, NetworkPolicy | Route):
+        fields["resource"] = fields.pop("kind")
+    return fields
+
+
+def _spans(told: tuple[Span, ...], begin: int, end: int) -> list[dict[str, Any]]:
+    """The spans that touch [begin, end), each with the names of the fields that changed."""
+    rows: list[dict[str, Any]] = []
+    for position, span in enumerate(told):
+        until = told[position + 1].start if position + 1 < len(told) else FOREVER
+        if span.start < end and until > begin:
+            before = told[position - 1].value if position else None
+            rows.append(
+                {
+                    "from": rfc3339(span.start),
+                    "until": None if until == FOREVER else rfc3339(until),
+                    "value": None if span.value is None else _fields(span.value),
+                    "changed": _changed(before, span.value),
+                }
+            )
+    return rows
+
+
+def _changed(before: Any, after: Any) -> list[str]:
+    if before is None or after is None:
+        return []
+    return [name for name in before.__struct_fields__ if getattr(before, name) != getattr(after, name)]

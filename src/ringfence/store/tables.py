@@ -1,0 +1,71 @@
+"""The tables of facts: everything kept that is not flows. The only list of them; `facts` reads and writes."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+META = sa.MetaData()
+
+SETTINGS = sa.Table(
+    "settings", META, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text)
+)
+
+MARKS = sa.Table(
+    "marks",
+    META,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node", "epoch")),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),
+)
+
+CHANGES = sa.Table(
+    "changes",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.LargeBinary, unique=True, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("cluster", "kind", "uid")),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("known", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+)
+
+REPORTS = sa.Table(
+    "reports",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("cluster", sa.Text, nullable=False),
+    sa.Column("node", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("addresses", sa.Text, nullable=False),
+)
+
+AGENTS = sa.Table(
+    "agents",
+    META,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node")),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+
+TOKENS = sa.Table(
+    "tokens",
+    META,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+
+CONNECTORS = sa.Table(
+    "connectors",
+    META,
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("seen", sa.BigInteger, nullable=False),
+    sa.Column("report", sa.LargeBinary, nullable=False),
+)
+
+CHECKPOINTS = sa.Table(
+    "checkpoints",
+    META,
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("saved", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
