@@ -217,10 +217,11 @@ class Memberships:
                 self._addresses[name].remove(old)
 
     def _addresses_of(self, row: int) -> tuple[str, ...]:
-        facts = self.population.facts(row)
-        if facts[_NETWORK] is not None:
-            return (plain_network(facts[_NETWORK]),)
-        return tuple(dict.fromkeys(facts[_ADDRESSES] or ()))
+        addresses: tuple[str, ...] | None = self.population.fact(row, _ADDRESSES)
+        if addresses is None:
+            network: str | None = self.population.fact(row, _NETWORK)
+            return () if network is None else (plain_network(network),)
+        return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
 
     def _take_out(self, name: str) -> None:
         """Take a filter out of everything that knows it; its policy object stays as it is."""

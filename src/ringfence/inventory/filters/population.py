@@ -171,6 +171,10 @@ class Population:
         codes = self.row_codes(row)
         return [distinct.values[code] for distinct, code in zip(self._distinct, codes, strict=False)]
 
+    def fact(self, row: int, number: int) -> Any:
+        """One fact of a row that is the row's own: no label of a place."""
+        return self._distinct[number].values[self._codes[number, row]]
+
     def distinct(self, field: str) -> Distinct:
         """The distinct values of a field."""
         return self._distinct[NUMBER[field]]
