@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ringfence.inventory.filters import FIELDS, Population, parse, parse_any
 from ringfence.inventory.filters.functions import NAMES
+from ringfence.inventory.filters.grammar import syntax_tree
 from ringfence.inventory.filters.texts import quoted, unquoted
 from ringfence.model.objects import Pod
 from ringfence.model.problems import Problem
@@ -113,6 +114,10 @@ REFUSED = [
         "9223372036854775808 == 1",
         "a number beyond 64 bits: filter line 1 column 1: see docs/reference/filters.md",
     ),
+    (
+        "labels.x == true",
+        "cannot compare a string with a bool: filter line 1 column 13: compare values of one type",
+    ),
     ("", 'an empty filter: filter line 1 column 1: write an expression, e.g. labels["app"] == "web"'),
     (
         "images == images",
@@ -149,6 +154,31 @@ def test_what_is_refused_is_refused_at_its_place(text, said):
         assert 'a text needs quotes, "default"' in str(caught.value)
     else:
         assert str(caught.value) == said
+
+
+def test_every_node_knows_its_place():
+    text = (
+        '(false || true) && !has(node) && size("a") == 1 && [true].exists(x, x == false) && labels["a"].b(1)'
+    )
+    with pytest.raises(Problem):
+        parse(text)
+    nodes = [syntax_tree(text, "filter")]
+    written = set()
+    for node in nodes:
+        nodes.extend(node.args)
+        assert node.at.line == 1
+        assert 0 <= node.at.start < node.at.end <= len(text)
+        written.add(text[node.at.start : node.at.end])
+    assert {
+        "true",
+        "false",
+        "false || true",
+        "!has(node)",
+        '"a"',
+        "1",
+        "x == false",
+        'labels["a"].b(1)',
+    } <= written
 
 
 def test_a_filter_is_called_as_it_was_named():

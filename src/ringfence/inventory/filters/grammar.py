@@ -1,22 +1,25 @@
 """Text → nodes, by the grammar of cel-python (a lark LALR grammar of the CEL specification).
 
-The library is asked for its parse tree only; what names and calls mean is decided in `check`. It is imported at
-the first filter: it takes some 0.2 s.
+The library is asked for its grammar only; what names and calls mean is decided in `check`. It is imported at the
+first filter: it takes some 0.2 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringfence.inventory.filters.guard import MAX_DEPTH, guard, too_deep
 from ringfence.inventory.filters.syntax import At, Node, problem
 from ringfence.inventory.filters.texts import integer, unquoted
 from ringfence.model.problems import Problem
 
+if TYPE_CHECKING:
+    from lark import Lark, Token
+
 Tree = Any
-"""A lark tree or token; the library ships no types for them."""
+"""A lark tree or token, as the grammar makes them."""
 
 _SIGNS = {
     "relation_lt": "<",
@@ -63,32 +66,46 @@ def syntax_tree(text: str, where: str) -> Node:
 
 
 @lru_cache(maxsize=1)
-def _parser() -> Callable[[str], Tree]:
-    from celpy.celparser import CELParser
+def _parser() -> Lark:
+    """A parser of cel-python's grammar, made as that package makes its own but for one thing.
 
-    parse: Callable[[str], Tree] = CELParser().parse
-    return parse
+    Its own gives `true` and `false` no place in the text.
+    """
+    from lark import Lark
+
+    return Lark.open_from_package(
+        "celpy",
+        "cel.lark",
+        ("",),
+        parser="lalr",
+        start="expr",
+        g_regex_flags=re.MULTILINE,
+        lexer_callbacks={"IDENT": _true_or_false},
+        propagate_positions=True,
+        maybe_placeholders=False,
+        priority="invert",
+    )
+
+
+def _true_or_false(token: Token) -> Token:
+    """The grammar cannot tell these two from names."""
+    return token.update("BOOL_LIT") if token.value in ("true", "false") else token
 
 
 def _parsed(text: str, where: str) -> Tree:
-    parse = _parser()
-    from celpy.celparser import CELParseError
+    parser = _parser()
+    from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
     try:
-        return parse(text)
-    except CELParseError as error:
-        raise _syntax_problem(text, where, error) from None
+        return parser.parse(text)
+    except UnexpectedToken as error:
+        raise _syntax_problem(text, where, error.token) from None
+    except UnexpectedCharacters as error:
+        at = At(error.line, error.column)
+        raise problem("unexpected character", where, at, "see docs/reference/filters.md") from None
 
 
-def _syntax_problem(text: str, where: str, error: Any) -> Problem:
-    token = getattr(error.__context__, "token", None)
-    if token is None:
-        return problem(
-            "unexpected character",
-            where,
-            At(error.line or 1, error.column or 1),
-            "see docs/reference/filters.md",
-        )
+def _syntax_problem(text: str, where: str, token: Token) -> Problem:
     if token.type == "$END":
         lines = text.split("\n")
         at = At(len(lines), len(lines[-1]) + 1)
@@ -96,7 +113,7 @@ def _syntax_problem(text: str, where: str, error: Any) -> Problem:
     fix = _WORDS.get(str(token), "an operator such as && or ==, or the end, is expected here")
     if token.type == "QMARK":
         fix = "put the inner conditional in parentheses"
-    return problem(f"unexpected `{token}`", where, At(error.line, error.column), fix)
+    return problem(f"unexpected `{token}`", where, At(token.line or 1, token.column or 1), fix)
 
 
 class _Reader:
