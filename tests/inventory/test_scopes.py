@@ -340,7 +340,7 @@ def test_one_scope_for_one_or_more_clusters(clusters, text):
         ("- {name: a, colour: red}", "f scope 1"),
         ("- {name: a}\n- {name: b, order: high}", "f scope 2"),
         ("- {name: a}\n- {name: b, parent: c}", "no parent `c`: f: scope b"),
-        ("- {name: a, filter: 'nme == "x"'}", "f: scope a line 1 column 1"),
+        ('- {name: a, filter: nme != "x" && true}', "f: scope a line 1 column 1"),
     ],
 )
 def test_a_bad_file_says_where(text, said):
