@@ -335,6 +335,7 @@ def test_one_scope_for_one_or_more_clusters(clusters, text):
     ("text", "said"),
     [
         ("a: [", "not YAML: f line 1"),
+        ("[" * 10_000, "not YAML: f"),
         ("hello", "not a list of scopes: f"),
         ("scopes: []", "not a list of scopes: f"),
         ("- {name: a, colour: red}", "f scope 1"),

@@ -20,7 +20,7 @@ def read_scopes(text: str, where: str) -> tuple[Tree, list[Problem]]:
     """
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where} line {mark.line + 1}" if mark else where
         return Tree(), [Problem("not YAML", place, _FORM)]
