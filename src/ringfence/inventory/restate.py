@@ -17,13 +17,19 @@ def restate(said: Collection[Statement], at: int, known: int, value: Object | No
 
     `known` is when this is said. Before `at`, and for who asks as of before `known`, nothing changes.
     """
-    history = spans(said)
-    taken = {one.at for one in said}
     added: list[Statement] = []
-    for turn in (at, *(span.start for span in history if span.start > at)):
-        if value_at(history, turn) != value:
-            # Two words about one time would count from when they were learnt.
-            when = next(time for time in range(turn, turn + len(taken) + 1) if time not in taken)
-            taken.add(when)
-            added.append(Statement(when, known, value))
+    answered: set[int] = set()
+    while (turn := _wrong([*said, *added], at, value, answered)) is not None:
+        # Two words about one time would count from when they were learnt.
+        taken = {one.at for one in (*said, *added)}
+        when = next(time for time in range(turn, turn + len(taken) + 1) if time not in taken)
+        added.append(Statement(when, known, value))
+        answered.add(turn)
     return tuple(added)
+
+
+def _wrong(said: Collection[Statement], at: int, value: Object | None, answered: set[int]) -> int | None:
+    """The first time from `at` on at which something else is said, and nothing was answered yet."""
+    history = spans(said)
+    turns = (at, *(span.start for span in history if span.start > at))
+    return next((turn for turn in turns if turn not in answered and value_at(history, turn) != value), None)
