@@ -74,6 +74,11 @@ class Facts:
         """Close every connection."""
         self._engine.dispose()
 
+    @property
+    def engine(self) -> sa.Engine:
+        """The open file, for the other tables in it (`store.catalog`)."""
+        return self._engine
+
     def setting(self, name: str) -> str | None:
         """A stored setting of the server itself."""
         with self._engine.connect() as connection:

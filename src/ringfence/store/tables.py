@@ -69,3 +69,37 @@ CHECKPOINTS = sa.Table(
     sa.Column("saved", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
+
+FILTERS = sa.Table(
+    "filter_versions",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.UniqueConstraint("name", "version"),
+)
+
+SCOPES = sa.Table(
+    "scope_versions",
+    META,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("tree", sa.LargeBinary, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+)
+
+DRAFTS = sa.Table(
+    "scope_drafts",
+    META,
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("base", sa.Integer, nullable=False),
+    sa.Column("tree", sa.LargeBinary),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
