@@ -1,13 +1,14 @@
 # Two commands matter: `make demo` runs the main job, `make test` passes the tests. Both do all their own set-up.
 SHELL := /bin/bash
 PY := .venv/bin/python
-.PHONY: help setup demo test lint bench docs
+.PHONY: help setup demo test lint bench docs testbed-up testbed-down testbed-status
 
 help:
 	@echo 'make demo    the main job on real traffic, in one go (root; replays a recording elsewhere)'
 	@echo 'make test    every test this machine can run'
 	@echo 'make lint    formatter, linter, types, import contracts'
 	@echo 'make bench   the benchmarks, as ratios against peers'
+	@echo 'make testbed-up, testbed-down, testbed-status    a real Kubernetes on this machine (ARGS=--api-only: no nodes)'
 	@echo 'make docs    write the reference pages again from the code'
 
 setup:
@@ -30,3 +31,6 @@ bench: setup
 
 docs: setup
 	@$(PY) scripts/reference.py
+
+testbed-up testbed-down testbed-status:
+	@python3 -m testbed $(@:testbed-%=%) $(ARGS)

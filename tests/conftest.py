@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.kubernetes",)
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRE_REAL = os.environ.get("REQUIRE_REAL") == "1"
 
@@ -22,6 +24,10 @@ def _missing(item: pytest.Item) -> str | None:
         for tool in ("ip", "iptables", "clang"):
             if shutil.which(tool) is None:
                 return f"needs the command `{tool}`: run `make setup` as root"
+    if item.get_closest_marker("testbed"):
+        for tool in ("go", "apt-get", "openssl"):
+            if shutil.which(tool) is None:
+                return f"needs the command `{tool}` to make a Kubernetes: see docs/reference/testbed.md"
     if item.get_closest_marker("shared") and not _data_folder().is_dir():
         return "needs the given data in ../shared/data"
     return None
