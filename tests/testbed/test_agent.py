@@ -367,7 +367,8 @@ def test_name_look_ups_go_through_the_cluster_s_dns(connections: list[dict[str, 
 def test_nothing_inside_the_cluster_stays_without_a_name(connections: list[dict[str, Any]]) -> None:
     ends = [end for each in connections for end in (each["consumer"], each["provider"])]
     nameless = {end["ip"] for end in ends if end["kind"] == "unresolved"}
-    assert nameless == set()
+    # Interfaces look for neighbours by addresses that name no one machine.
+    assert {ip for ip in nameless if not ip.startswith(("fe80:", "ff"))} == set()
     assert {end["ip"] for end in ends if end["kind"] == "external"} <= {X, "10.88.0.1"}
 
 
