@@ -64,7 +64,7 @@ def _build(_: Home, asked: argparse.Namespace) -> None:
 
 def _up(home: Home, asked: argparse.Namespace) -> None:
     if not asked.api_only:
-        nodes.refuse_unless_possible(home)
+        nodes.prepare(home)
     control.start(home, asked.api_only, asked.port, tuple(asked.api_flag))
     if not asked.api_only:
         nodes.start(home, asked.nodes, asked.proxy)

@@ -121,7 +121,7 @@ def _api_flags(home: Home) -> list[str]:
     flags = {
         "etcd-servers": f"http://127.0.0.1:{facts['etcd']}",
         "bind-address": "127.0.0.1",
-        "advertise-address": "10.88.0.2",
+        "advertise-address": home.at(2),
         "secure-port": facts["port"],
         "service-cluster-ip-range": SERVICES,
         "allow-privileged": "true",

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from testbed.places import Failed, Home, run
 
-GATE = "10.88.0.2"
-"""Where nodes reach the API server, at the same port as on loopback: the API server advertises that port."""
-
 FIX = "run `python3 -m testbed down` and try again"
 
 
@@ -19,12 +16,17 @@ def netns(home: Home, name: str) -> Path:
     return home / "netns" / name
 
 
-def refuse_others(home: Home) -> None:
-    """Raises Failed when 10.88.0.0/24 is in use by somebody else: two testbeds with nodes cannot be up at once."""
+def choose(home: Home) -> int:
+    """The third octet of a network 10.88.N.0/24 that no route of this machine uses. Raises Failed when all are."""
+    held = home.facts().get("net")
+    if held is not None:
+        return int(held)
     routes = json.loads(run(["ip", "-j", "route", "show"], "ip route", FIX) or "[]")
-    for route in routes:
-        if route.get("dst", "").startswith("10.88.0.") and route.get("dev") != link(home):
-            raise Failed("10.88.0.0/24 is in use", route["dev"], "take the other testbed down first")
+    used = {route.get("dst", "") for route in routes}
+    for number in range(16):
+        if not any(each.startswith(f"10.88.{number}.") for each in used):
+            return number
+    raise Failed("no free network for nodes", "10.88.0.0/20", "take another testbed down first")
 
 
 def link(home: Home) -> str:
@@ -37,7 +39,7 @@ def fabric(home: Home) -> None:
     if not _make(home, "fabric"):
         return
     _in(home, "fabric", "ip link add br0 type bridge")
-    _in(home, "fabric", "ip addr add 10.88.0.2/24 dev br0")
+    _in(home, "fabric", f"ip addr add {home.at(2)}/24 dev br0")
     _in(home, "fabric", "ip link set br0 up")
     _write(home, "fabric", "net/bridge/bridge-nf-call-iptables", "0")
     run(
@@ -58,7 +60,7 @@ def fabric(home: Home) -> None:
         FIX,
     )
     _in(home, "fabric", "ip link set root0 master br0 up")
-    run(["ip", "addr", "add", "10.88.0.1/24", "dev", link(home)], link(home), FIX)
+    run(["ip", "addr", "add", f"{home.at(1)}/24", "dev", link(home)], link(home), FIX)
     run(["ip", "link", "set", link(home), "up"], link(home), FIX)
 
 
@@ -69,12 +71,12 @@ def node(home: Home, number: int, count: int) -> None:
         return
     _in(home, "fabric", f"ip link add {name} type veth peer name eth0 netns {netns(home, name)}")
     _in(home, "fabric", f"ip link set {name} master br0 up")
-    _in(home, name, f"ip addr add 10.88.0.{10 + number}/24 dev eth0")
+    _in(home, name, f"ip addr add {home.at(10 + number)}/24 dev eth0")
     _in(home, name, "ip link set eth0 up")
-    _in(home, name, "ip route add default via 10.88.0.1")
+    _in(home, name, f"ip route add default via {home.at(1)}")
     for other in range(1, count + 1):
         if other != number:
-            _in(home, name, f"ip route add 10.244.{other}.0/24 via 10.88.0.{10 + other}")
+            _in(home, name, f"ip route add 10.244.{other}.0/24 via {home.at(10 + other)}")
     away = "-s 10.244.0.0/16 ! -d 10.244.0.0/16 -o eth0"
     _in(home, name, f"iptables -w -t nat -A POSTROUTING {away} -j MASQUERADE")
 

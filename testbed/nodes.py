@@ -1,8 +1,8 @@
 """Real nodes on one machine: each is a set of namespaces with its own containerd, kubelet and kube-proxy.
 
-Nodes hang on a bridge in a namespace of their own (10.88.0.0/24); this machine is 10.88.0.1 on it, outside the
+Nodes hang on a bridge in a namespace of their own (10.88.K.0/24); this machine is 10.88.K.1 on it, outside the
 cluster. Pod networks are 10.244.N.0/24, routed between nodes; what leaves the pod network is translated to the node.
-The API server stays on loopback and is offered to the nodes at 10.88.0.2 by a forwarder.
+The API server stays on loopback and is offered to the nodes at 10.88.K.2 by a forwarder.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from testbed.settings import (
 READY_SECONDS = 120.0
 
 
-def refuse_unless_possible(home: Home) -> None:
-    """Raises Failed where nodes cannot be: no root, missing tools, or another testbed's nodes on the same addresses."""
+def prepare(home: Home) -> None:
+    """Choose the nodes' network. Raises Failed where nodes cannot be: no root, missing tools, or no free network."""
     if os.geteuid() != 0:
         raise Failed("nodes need root", "this user", "run as root, or use --api-only")
     for tool in ("nsenter", "unshare", "ip", "iptables", "conntrack"):
         if shutil.which(tool) is None:
             raise Failed(f"no `{tool}`", "this machine", "run `make setup` as root")
-    links.refuse_others(home)
+    home.remember(net=links.choose(home))
 
 
 def start(home: Home, count: int, proxy: str) -> None:
@@ -46,8 +46,8 @@ def start(home: Home, count: int, proxy: str) -> None:
     facts = home.remember(nodes=count, proxy=proxy)
     links.fabric(home)
     port = str(facts["port"])
-    server = f"https://{links.GATE}:{port}"
-    forward = [str(SOURCE / "forward.py"), str(links.netns(home, "fabric")), links.GATE, port, port]
+    server = f"https://{home.at(2)}:{port}"
+    forward = [str(SOURCE / "forward.py"), str(links.netns(home, "fabric")), home.at(2), port, port]
     processes.start(home, "forwarder", [sys.executable, *forward])
     pki.kubeconfig(home, home / "etc" / "kube-proxy.kubeconfig", server, "kube-proxy", "kube-proxy")
     (home / "etc" / "resolv.conf").write_text("nameserver 10.96.0.10\nsearch cluster.local\n")
@@ -89,8 +89,8 @@ def node_pid(home: Home, name: str) -> int:
 def _node(
     home: Home, api: Api, number: int, count: int, proxy: str, programs: Path, packages: Path, archives: Path
 ) -> None:
-    name, address = f"node{number}", f"10.88.0.{10 + number}"
-    server = f"https://{links.GATE}:{home.facts()['port']}"
+    name, address = f"node{number}", home.at(10 + number)
+    server = f"https://{home.at(2)}:{home.facts()['port']}"
     folder = home / "nodes" / name
     for part in ("cni", "log", "fake", "kubelet", "podlogs", "containerd"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from testbed.places import Home, run
 
 SERVER_NAMES = (
     "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,"
-    "DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.96.0.1,IP:10.88.0.1,IP:10.88.0.2"
+    "DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.96.0.1"
 )
 FIX = "install openssl 1.1.1 or newer"
 
@@ -34,7 +34,13 @@ def make(home: Home) -> None:
     folder.chmod(0o700)
     if not (folder / "ca.crt").exists():
         _authority(folder)
-    _signed(folder, "apiserver", "/CN=kube-apiserver", "serverAuth", SERVER_NAMES)
+    _signed(
+        folder,
+        "apiserver",
+        "/CN=kube-apiserver",
+        "serverAuth",
+        f"{SERVER_NAMES},IP:{home.at(1)},IP:{home.at(2)}",
+    )
     for name, subject in CLIENTS.items():
         _signed(folder, name, subject, "clientAuth")
     if not (folder / "tokens.csv").exists():

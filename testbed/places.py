@@ -80,6 +80,10 @@ class Home:
         """The administrator's."""
         return self / "kubeconfig"
 
+    def at(self, number: int) -> str:
+        """An address on the nodes' network: 1 is this machine, 2 the fabric, 11 and up are nodes."""
+        return f"10.88.{self.facts().get('net', 0)}.{number}"
+
     def facts(self) -> dict[str, Any]:
         """What `up` decided: ports, nodes, paths of binaries. Empty when there is no testbed."""
         try:

@@ -76,12 +76,20 @@ class Cluster(ApiServer):
     """Two real nodes besides."""
 
     nodes = ("node1", "node2")
-    here = "10.88.0.1"
-    """This machine on the nodes' network: outside the cluster."""
+
+    @property
+    def here(self) -> str:
+        """This machine on the nodes' network: outside the cluster."""
+        return self.home.at(1)
+
+    @property
+    def outside(self) -> str:
+        """The fabric between the nodes, in a namespace of its own: outside the cluster too."""
+        return self.home.at(2)
 
     def address(self, node: str) -> str:
         """A node's own address."""
-        return f"10.88.0.1{node.removeprefix('node')}"
+        return self.home.at(10 + int(node.removeprefix("node")))
 
     def in_node(self, node: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program of this machine in all of a node's namespaces."""

@@ -26,8 +26,6 @@ pytestmark = [pytest.mark.testbed, pytest.mark.real, pytest.mark.slow]
 
 TOKEN = "an-admin-token-of-a-test-server-02"
 PORT, WEB, OUT = 8080, 8081, 9443
-X = "10.88.0.2"
-"""An address outside the cluster: of the fabric between the nodes, a namespace of the testbed's own."""
 
 
 class World(NamedTuple):
@@ -160,7 +158,7 @@ def _addresses(cluster: Cluster, pods: list[dict[str, Any]]) -> dict[str, str]:
     found = {each["metadata"]["labels"]["app"]: each["status"]["podIP"] for each in pods}
     services = cluster.api.get("/api/v1/namespaces/golden/services")["items"]
     found |= {f"vip-{each['metadata']['name']}": each["spec"]["clusterIP"] for each in services}
-    found |= {"n1": cluster.address("node1"), "n2": cluster.address("node2"), "x": X}
+    found |= {"n1": cluster.address("node1"), "n2": cluster.address("node2"), "x": cluster.outside}
     return found | {"bridge1": "10.244.1.1", "bridge2": "10.244.2.1"}
 
 
@@ -369,7 +367,10 @@ def test_nothing_inside_the_cluster_stays_without_a_name(connections: list[dict[
     nameless = {end["ip"] for end in ends if end["kind"] == "unresolved"}
     # Interfaces look for neighbours by addresses that name no one machine.
     assert {ip for ip in nameless if not ip.startswith(("fe80:", "ff"))} == set()
-    assert {end["ip"] for end in ends if end["kind"] == "external"} <= {X, "10.88.0.1"}
+    assert {end["ip"] for end in ends if end["kind"] == "external"} <= {
+        world.cluster.outside,
+        world.cluster.here,
+    }
 
 
 def test_a_policy_proposed_from_real_traffic_names_what_was_seen(
