@@ -115,8 +115,9 @@ def test_a_draft_of_an_older_version_is_not_committed(store, facts):
     store.commit(None, "", 2, "ann")
     # As a second server on the same file would leave it: a draft that began before the last version.
     other._write_draft(stale.base, EMPTY, 3, "bob")
+    assert other.save_draft(EMPTY, 4, "bob").base == 0
     with pytest.raises(Moved, match="began from version 0, and version 1 was committed since"):
-        other.commit(None, "", 4, "bob")
+        other.commit(None, "", 5, "bob")
     assert other.committed().tree == TREE
 
 

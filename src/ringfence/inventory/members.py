@@ -54,9 +54,9 @@ def member(population: Population, key: Key) -> Member:
     return Member(kind.lower(), cluster, namespace, population.fact(row, _NAME), uid)
 
 
-def sample(population: Population, rows: Sequence[int]) -> Sample:
+def sample(population: Population, rows: Sequence[int], most: int = SHOWN) -> Sample:
     """The rows at these positions; those let go must not be among them."""
-    return sample_keys(population, (population.name(row) for row in rows))
+    return sample_keys(population, (population.name(row) for row in rows), most)
 
 
 def sample_keys(population: Population, keys: Iterable[Key | None], most: int = SHOWN) -> Sample:

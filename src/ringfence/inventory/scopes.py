@@ -148,14 +148,14 @@ def _shape(scopes: list[Scope], where: str) -> Iterator[Problem]:
         if name == after:
             yield Problem(f"two scopes `{name[:60]}`", where, "give each its own name")
     parents = {scope.name: scope.parent for scope in scopes}
+    for scope in scopes:
+        yield from _upward(scope, parents)
     roots = [scope.name for scope in scopes if scope.parent is None]
     if scopes and not roots:
         yield Problem("no root", where, "leave out `parent` of one scope")
     if len(roots) > 1:
         fix = "give all but one a parent"
         yield Problem(f"{len(roots)} roots", ", ".join(roots[:5]), fix)
-    for scope in scopes:
-        yield from _upward(scope, parents)
 
 
 def _upward(scope: Scope, parents: dict[str, str | None]) -> Iterator[Problem]:

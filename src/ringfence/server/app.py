@@ -29,8 +29,10 @@ from ringfence.model.problems import Problem
 from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unauthorized, guard, write_private
 from ringfence.server.book import Book
 from ringfence.server.ingest import Ingest, Later
-from ringfence.server.routes import cluster, flows, ingest, inventory
-from ringfence.server.service import NotFound, Service
+from ringfence.server.refusals import NotFound, in_json
+from ringfence.server.routes import cluster, externals, filters, flows, ingest, inventory, scopes
+from ringfence.server.service import Service
+from ringfence.store.catalog import Moved
 from ringfence.store.engine import Engine, StoreFailed
 from ringfence.store.facts import Facts
 from ringfence.store.journal import Journal
@@ -53,6 +55,25 @@ ROUTES = (
     inventory.history,
     inventory.ranges,
     inventory.connectors,
+    filters.list_,
+    filters.show,
+    filters.save,
+    filters.forget,
+    filters.members,
+    filters.preview,
+    scopes.tree,
+    scopes.draft,
+    scopes.edit,
+    scopes.drop,
+    scopes.init,
+    scopes.review,
+    scopes.commit,
+    scopes.discard,
+    scopes.versions,
+    scopes.members,
+    externals.list_,
+    externals.replace,
+    externals.end,
     cluster.discover,
 )
 """Every route of the API (docs/reference/api.md)."""
@@ -205,8 +226,9 @@ def _listener(listen: str) -> socket.socket:
 
 async def _known_parameters(request: Request[Any, Any, Any]) -> None:
     """Refuse parameters that the route does not have: a filter with a typing error must not answer with everything."""
-    known = request.route_handler.parsed_fn_signature.parameters.keys() - {"service", "data", "request"}
-    known -= request.path_params.keys()
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    known = {getattr(one.kwarg_definition, "name", None) or name for name, one in parameters.items()}
+    known -= {"service", "data", "request", *request.path_params}
     for name in request.query_params:
         if name not in known:
             fix = f"use {', '.join(sorted(known))}" if known else "give none"
@@ -216,6 +238,8 @@ async def _known_parameters(request: Request[Any, Any, Any]) -> None:
 def _problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     if isinstance(problem, Later | StoreFailed):
         return _body(503, problem, {"Retry-After": "1"})
+    if isinstance(problem, Moved):
+        return _body(409, problem)
     return _body(404 if isinstance(problem, NotFound) else 400, problem)
 
 
@@ -240,5 +264,4 @@ def _defect(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 
 
 def _body(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response[Any]:
-    content = {"error": {"what": problem.what, "where": problem.where, "fix": problem.fix}}
-    return Response(content, status_code=status, headers=headers, media_type="application/json")
+    return Response(in_json(problem), status_code=status, headers=headers, media_type="application/json")

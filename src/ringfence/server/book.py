@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.inventory.history import Span
+from ringfence.inventory.history import Span, Statement
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.questions import Holding, called, holders
 from ringfence.inventory.ranges import KnownRange
@@ -68,6 +68,12 @@ class Book:
                 touched = self._inventory.take_touched()
             for listener in self._listeners if touched else ():
                 listener(frozenset(Changed(*one) for one in touched))
+
+    def statements(self, cluster: str, kind: str) -> dict[str, tuple[Statement, ...]]:
+        """Everything that was said of the objects of a kind, by UID."""
+        with self._lock:
+            said = self._inventory.cluster(cluster).statements()
+            return {uid: tuple(each) for one, uid, each in said if one == kind}
 
     def current(self, cluster: str, kind: str, uid: str) -> Object | None:
         """What an object is after everything that was said of it."""

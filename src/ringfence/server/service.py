@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +10,17 @@ import msgspec
 
 from ringfence.inventory.inventory import decode_value
 from ringfence.model.objects import Change, Node
-from ringfence.model.problems import Problem
 from ringfence.server.answers import Answers
 from ringfence.server.book import Book
+from ringfence.server.catalog import Catalog
 from ringfence.server.completeness import Completeness, completeness
+from ringfence.server.externals import Externals
 from ringfence.server.ingest import Ingest
+from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
+from ringfence.server.scopes import Scopes
 from ringfence.server.times import moment, span
+from ringfence.store.catalog import CatalogStore
 from ringfence.store.facts import Facts
 from ringfence.store.queries import Queries
 
@@ -46,10 +51,6 @@ class ConnectorReport(msgspec.Struct, frozen=True):
     """Nanoseconds since the oldest change that waits to be told; 0 when none waits."""
 
 
-class NotFound(Problem):
-    """A Problem that is shown as 404."""
-
-
 class Service:
     """One running server, as its routes see it."""
 
@@ -59,6 +60,13 @@ class Service:
         self._facts, self._queries, self._clock = facts, queries, clock
         self.book, self.ingest = book, ingest
         self.answers = Answers(queries, book)
+        store = CatalogStore(facts.engine)
+        self.catalog = Catalog(store, book, clock)
+        self.scopes = Scopes(store, self.catalog, clock)
+        self.externals = Externals(book, self.learn, clock)
+        self.epoch = secrets.token_hex(8)
+        """Of this life of the server: generations of policy objects begin anew with it."""
+        self.catalog.start()
 
     def learn(self, changes: Sequence[Change]) -> int:
         """Keep inventory changes, then use them; how many said something new. Raises Problem before keeping."""

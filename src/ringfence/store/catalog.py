@@ -127,8 +127,8 @@ class CatalogStore:
         """
         with self._writing:
             draft = self.draft()
-            _check_revision(draft, revision)
-            base = (draft.base if draft else None) or self._last()
+            check_revision(draft, revision)
+            base = draft.base if draft else self._last()
             self._write_draft(base, tree, now, by)
         made = self.draft()
         assert made is not None
@@ -149,7 +149,7 @@ class CatalogStore:
             draft, last = self.draft(), self._last()
             if draft is None:
                 raise Moved("no draft", "scopes", "begin one: `ringfence scope init` or `scope edit`")
-            _check_revision(draft, revision)
+            check_revision(draft, revision)
             if draft.base != last:
                 what = f"the draft began from version {draft.base}, and version {last} was committed since"
                 raise Moved(what, "scopes", "discard it and make the change again from the new version")
@@ -179,7 +179,8 @@ def _filters() -> sa.Select[Any]:
     return sa.select(*(FILTERS.c[name] for name in SavedFilter.__struct_fields__))
 
 
-def _check_revision(draft: Draft | None, revision: int | None) -> None:
+def check_revision(draft: Draft | None, revision: int | None) -> None:
+    """Raise Moved where the draft is not at a revision (0: there is none) that somebody names."""
     current = draft.revision if draft else 0
     if revision is not None and revision != current:
         what = f"the draft is at revision {current} by now" if draft else "there is no draft any more"
