@@ -362,7 +362,9 @@ def test_name_look_ups_go_through_the_cluster_s_dns(connections: list[dict[str, 
     assert {each["category"] for each in asked} == {"pod-to-pod-via-service"}
 
 
-def test_nothing_inside_the_cluster_stays_without_a_name(connections: list[dict[str, Any]]) -> None:
+def test_nothing_inside_the_cluster_stays_without_a_name(
+    world: World, connections: list[dict[str, Any]]
+) -> None:
     ends = [end for each in connections for end in (each["consumer"], each["provider"])]
     nameless = {end["ip"] for end in ends if end["kind"] == "unresolved"}
     # Interfaces look for neighbours by addresses that name no one machine.
