@@ -95,7 +95,8 @@ def test_outside_names_are_facts_of_no_cluster(api, now):
     value = External("dc/203.0.113.0/24", "dc", "203.0.113.0/24", "bank", (("site", "hh"),))
     tell(api, change(value, now - 40 * SECOND, cluster=""))
     assert holders(api, "203.0.113.7", since="60s") == ["external", "bank"]
-    assert [each["cluster"] for each in api.get("/v1/inventory")["endpoints"]] == ["c"]
+    assert [each["cluster"] for each in api.get("/v1/inventory")["endpoints"]] == ["", "c"]
+    assert [each["cluster"] for each in api.get("/v1/inventory", cluster="c")["endpoints"]] == ["c"]
 
 
 def test_ranges_say_how_they_are_known(api, now):

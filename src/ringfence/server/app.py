@@ -52,6 +52,7 @@ ROUTES = (
     flows.how_complete,
     cluster.agents,
     inventory.inventory,
+    inventory.groups,
     inventory.history,
     inventory.ranges,
     inventory.connectors,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from litestar import get
@@ -11,10 +12,14 @@ from litestar.params import QueryParameter
 
 from ringfence.flows.present import rfc3339
 from ringfence.inventory.claims import FOREVER
+from ringfence.inventory.filters import Key, parse_any
+from ringfence.inventory.grouped import BY, group
 from ringfence.inventory.history import Span
-from ringfence.model.objects import KINDS, NetworkPolicy, Route, Workload
+from ringfence.inventory.inventory import EVERYWHERE
+from ringfence.model.objects import KINDS, NetworkPolicy, Object, Route, Workload
 from ringfence.model.problems import Problem
 from ringfence.server.service import Service
+from ringfence.server.times import SECOND
 
 Kind = Annotated[str | None, QueryParameter(description=f"one of {', '.join(KINDS)}")]
 At = Annotated[str | None, QueryParameter(description="RFC 3339 or how long ago; now by default")]
@@ -22,6 +27,8 @@ Known = Annotated[
     str | None, QueryParameter(description="as it was known then; by default everything learnt since counts")
 ]
 Cluster = Annotated[str | None, QueryParameter(description="only this cluster")]
+Namespace = Annotated[str | None, QueryParameter(description="only this namespace")]
+FilterText = Annotated[str | None, QueryParameter(description="CEL or a Kubernetes label selector")]
 Name = Annotated[str | None, QueryParameter(description="NAME, NAMESPACE/NAME or a UID")]
 Address = Annotated[str | None, QueryParameter(description="an IPv4 or IPv6 address, in place of a name")]
 
@@ -33,17 +40,42 @@ def inventory(
     at: At = None,
     known: Known = None,
     cluster: Cluster = None,
+    namespace: Namespace = None,
+    filter: FilterText = None,
 ) -> dict[str, Any]:
-    """The cluster's objects as they were at a time, and as that was known at another."""
-    moment = service.moment(at or "now", "at")
-    learnt = service.moment(known, "known") if known else None
+    """The clusters' objects as they were at a time, and as that was known at another; with a filter, the endpoints
+    it holds. Lists of outside addresses belong to no cluster."""
+    asked = _asked(service, at, known, cluster, filter)
     wanted = _kind(kind)
     found = [
         {"cluster": name, "kind": type(item).__name__, **_fields(item)}
-        for name in service.clusters(cluster)
-        for item in service.book.objects(name, moment, wanted, learnt)
+        for name, item in asked.objects(wanted)
+        if namespace is None or getattr(item, "namespace", None) == namespace
     ]
-    return {"at": rfc3339(moment), "known": rfc3339(learnt) if learnt else None, "endpoints": found}
+    return {
+        "at": rfc3339(asked.at),
+        "known": rfc3339(asked.known) if asked.known else None,
+        "endpoints": found,
+    }
+
+
+@get("/v1/inventory/groups", sync_to_thread=True)
+def groups(
+    service: NamedDependency[Service],
+    by: Annotated[str, QueryParameter(description=f"one of {', '.join(BY)}")],
+    at: At = None,
+    known: Known = None,
+    cluster: Cluster = None,
+    namespace: Namespace = None,
+    filter: FilterText = None,
+) -> dict[str, Any]:
+    """Pods by what they belong to; with a filter, only those it holds."""
+    asked = _asked(service, at, known, cluster, filter)
+    place = "name" if by == "namespace" else "namespace"
+    found = [
+        one for one in group(asked.objects(None), by, asked.only) if namespace in (None, getattr(one, place))
+    ]
+    return {"at": rfc3339(asked.at), "by": by, "groups": found}
 
 
 @get("/v1/inventory/history", sync_to_thread=True)
@@ -100,8 +132,45 @@ def ranges(service: NamedDependency[Service], cluster: Cluster = None) -> dict[s
 @get("/v1/connectors", sync_to_thread=True)
 def connectors(service: NamedDependency[Service]) -> dict[str, Any]:
     """The last word of every cluster's connector, and when it was heard."""
+    now = service.moment("now", "now")
     reports = sorted(service.connectors().items())
-    return {"connectors": [{**report, "seen": rfc3339(seen)} for _, (seen, report) in reports]}
+    return {
+        "connectors": [
+            {**report, "seen": rfc3339(seen), "silent": (now - seen) // SECOND}
+            for _, (seen, report) in reports
+        ]
+    }
+
+
+class Asked(NamedTuple):
+    """What a question about the inventory names: times in UTC ns, clusters, and the endpoints a filter holds."""
+
+    service: Service
+    at: int
+    known: int | None
+    clusters: tuple[str, ...]
+    only: frozenset[Key] | None
+
+    def objects(self, kind: str | None) -> Iterator[tuple[str, Object]]:
+        """(cluster, object) of a kind, or of all; those of a filter where there is one."""
+        for name in self.clusters:
+            for item in self.service.book.objects(name, self.at, kind, self.known):
+                if self.only is None or (name, type(item).__name__, item.uid) in self.only:
+                    yield name, item
+
+
+def _asked(
+    service: Service, at: str | None, known: str | None, cluster: str | None, filter: str | None
+) -> Asked:
+    moment = service.moment(at or "now", "at")
+    learnt = service.moment(known, "known") if known else None
+    clusters = service.clusters(cluster) if cluster is not None else (EVERYWHERE, *service.clusters())
+    if filter is None:
+        return Asked(service, moment, learnt, clusters, None)
+    read = parse_any(filter)
+    with service.catalog.population(moment if at else None, learnt) as population:
+        only = frozenset(population.select(read).keys())
+    return Asked(service, moment, learnt, clusters, only)
 
 
 def _kind(kind: str | None) -> str | None:
