@@ -297,7 +297,7 @@ def test_columns_agree_with_a_naive_reading(changes: list[Change]) -> None:
     inventory.apply(changes)
     facts = inventory.cluster("c")
     facts.resolve(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
-    claims = [claim for made in facts._claims.values() for claim in made]
+    claims = [claim for rivals in facts._rivals.values() for claim in rivals]
     found = answers(inventory)
     for number, address in enumerate(ADDRESSES):
         mine = [claim for claim in claims if claim.address == pack(address)]

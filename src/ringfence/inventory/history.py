@@ -15,12 +15,13 @@ Rules:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
-from ringfence.model.objects import Object, Pod
+from ringfence.model.objects import Node, Object, Pod, Service
 
 
 class Statement(NamedTuple):
@@ -40,18 +41,78 @@ class Span(NamedTuple):
 
 def spans(statements: Iterable[Statement]) -> tuple[Span, ...]:
     """The history told by `statements` of one object, in time order, without repeats."""
-    unique = set(statements)
-    told = sorted(unique, key=_order) if len(unique) > 1 else list(unique)
+    told = _in_order(set(statements))
     workload = _workload(told)
+    pairs = ((start, _rooted(said.value, workload)) for start, said in _effective(told))
+    return tuple(_collapsed(pairs))
+
+
+def _in_order(unique: set[Statement]) -> list[Statement]:
+    """A total order. The costly part of it is only looked at where two statements have the same times."""
+    if len(unique) < 2:
+        return list(unique)
+    told = sorted(unique, key=_times)
+    if any(_times(one) == _times(other) for one, other in pairwise(told)):
+        told.sort(key=_order)
+    return told
+
+
+def _effective(told: list[Statement]) -> list[tuple[int, Statement]]:
+    """(from when it holds, statement), in that order."""
     effective: list[tuple[int, Statement]] = []
     previous: int | None = None
     for statement in told:
         start = statement.at if statement.at != previous else max(statement.at, statement.known)
         previous = statement.at
         effective.append((start, statement))
-    if len(effective) > 1:
+    if any(one[0] >= other[0] for one, other in pairwise(effective)):
         effective.sort(key=lambda pair: (pair[0], pair[1].known, *_order(pair[1])))
-    return tuple(_collapsed((start, _rooted(said.value, workload)) for start, said in effective))
+    return effective
+
+
+def kept(statements: Collection[Statement], before: int) -> tuple[Statement, ...]:
+    """Those of an object's statements that a question about a time from `before` on can see, in order.
+
+    The last one that held by `before` stays, with where its addresses began and who told its root; of an object
+    that was gone by then nothing stays. Questions about what was known before `before` are not answered either.
+    """
+    told = _in_order(set(statements))
+    past = [said for start, said in _effective(told) if start <= before and said.known <= before]
+    later = set(told).difference(past)
+    if not later and (not past or past[-1].value is None):
+        return ()
+    wanted = set(later)
+    if past:
+        teller = _teller(past)
+        wanted |= {past[-1], *_beginnings(past), *([teller] if teller else [])}
+    # A statement about the same `at` as an earlier one counts from when it was known: the first one stays.
+    first: dict[int, Statement] = {}
+    for said in told:
+        first.setdefault(said.at, said)
+    wanted |= {first[said.at] for said in wanted}
+    return tuple(said for said in told if said in wanted)
+
+
+def _beginnings(past: list[Statement]) -> list[Statement]:
+    """Where each address that the last statement names began to be held without a break."""
+    found = []
+    for address in addresses_of(past[-1].value):
+        first = len(past) - 1
+        while first and address in addresses_of(past[first - 1].value):
+            first -= 1
+        found.append(past[first])
+    return found
+
+
+def addresses_of(value: Object | None) -> tuple[str, ...]:
+    """Every address that a value names as its own, as text."""
+    match value:
+        case Pod() | Node():
+            return value.addresses
+        case Service():
+            return value.cluster_ips + value.external_ips + value.load_balancer_ips
+        case _:
+            return ()
 
 
 def value_at(history: tuple[Span, ...], at: int) -> Object | None:
@@ -66,14 +127,23 @@ def _order(statement: Statement) -> tuple[int, int, bool, bytes]:
     return statement.at, statement.known, statement.value is None, body
 
 
+def _times(said: Statement) -> tuple[int, int, bool]:
+    return said.at, said.known, said.value is None
+
+
+def _teller(told: list[Statement]) -> Statement | None:
+    """The statement that names a pod's root owner and was known last."""
+    named = [said for said in told if isinstance(said.value, Pod) and said.value.workload]
+    return max(named, key=lambda said: (said.known, said.at, said.value.workload)) if named else None  # type: ignore[union-attr]
+
+
 def _workload(told: list[Statement]) -> str | None:
     """The root owner known last, among statements that name one."""
-    named = [
-        (said.known, said.at, said.value.workload)
-        for said in told
-        if isinstance(said.value, Pod) and said.value.workload
-    ]
-    return max(named)[2] if named else None
+    if len(told) == 1:
+        value = told[0].value
+        return value.workload if isinstance(value, Pod) else None
+    teller = _teller(told)
+    return teller.value.workload if teller and isinstance(teller.value, Pod) else None
 
 
 def _rooted(value: Object | None, workload: str | None) -> Object | None:

@@ -26,6 +26,15 @@ ABSENT = -2
 """Answer for an address that the index does not list at all."""
 
 
+class Rows(NamedTuple):
+    """The segments an index was built from, one row each, in no order."""
+
+    hi: U64
+    lo: U64
+    start: I64
+    version: I32
+
+
 class Index(NamedTuple):
     """Immutable columns; see `build`."""
 
@@ -35,25 +44,51 @@ class Index(NamedTuple):
     times: I64
     segments: I64
     versions: I32
+    rows: Rows
+
+    @property
+    def size(self) -> int:
+        """How many addresses it lists."""
+        return len(self.addresses)
 
 
 def build(segments: Mapping[Packed, Sequence[tuple[int, int]]]) -> Index:
     """An index of `segments`: for each address its (start in UTC ns, version) in time order."""
-    his = np.unique(np.fromiter((hi for hi, _ in segments), np.uint64, len(segments)))
-    los = np.unique(np.fromiter((lo for _, lo in segments), np.uint64, len(segments)))
     flat = [(hi, lo, start, version) for (hi, lo), rows in segments.items() for start, version in rows]
-    hi, lo, start, version = _columns(flat)
+    return from_rows(_columns(flat))
+
+
+def merged_index(below: Index, above: Index) -> Index:
+    """Both in one; of an address that both list, what `above` says."""
+    if not below.size:
+        return above
+    _, listed = _row(above, below.rows.hi, below.rows.lo)
+    old, new = below.rows, above.rows
+    return from_rows(
+        Rows(
+            np.concatenate((old.hi[~listed], new.hi)),
+            np.concatenate((old.lo[~listed], new.lo)),
+            np.concatenate((old.start[~listed], new.start)),
+            np.concatenate((old.version[~listed], new.version)),
+        )
+    )
+
+
+def from_rows(rows: Rows) -> Index:
+    """The columns that make rows searchable."""
+    hi, lo, start, version = rows
+    his, los = np.unique(hi), np.unique(lo)
     key = np.searchsorted(his, hi) * max(len(los), 1) + np.searchsorted(los, lo)
     addresses, which = np.unique(key, return_inverse=True)
     times = np.unique(start)
     packed = which.astype(np.int64) * (len(times) + 1) + np.searchsorted(times, start) + 1
     order = np.argsort(packed, kind="stable")
-    return Index(his, los, addresses.astype(np.int64), times, packed[order], version[order])
+    return Index(his, los, addresses.astype(np.int64), times, packed[order], version[order], rows)
 
 
-def _columns(flat: Sequence[tuple[int, int, int, int]]) -> tuple[U64, U64, I64, I32]:
+def _columns(flat: Sequence[tuple[int, int, int, int]]) -> Rows:
     n = len(flat)
-    return (
+    return Rows(
         np.fromiter((row[0] for row in flat), np.uint64, n),
         np.fromiter((row[1] for row in flat), np.uint64, n),
         np.fromiter((row[2] for row in flat), np.int64, n),

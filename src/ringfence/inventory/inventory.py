@@ -16,6 +16,7 @@ from ringfence.inventory.externals import Externals
 from ringfence.inventory.history import Span, Statement
 from ringfence.inventory.index import inside
 from ringfence.inventory.ranges import KnownRange
+from ringfence.inventory.sharing import Shared
 from ringfence.inventory.versions import Versions
 from ringfence.model.addresses import texts
 from ringfence.model.endpoints import Endpoint
@@ -44,6 +45,7 @@ class Inventory:
         self._versions = Versions()
         self._clusters: dict[str, Cluster] = {}
         self._externals: Externals | None = None
+        self._shared = Shared()
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -54,6 +56,18 @@ class Inventory:
     def clusters(self) -> tuple[str, ...]:
         """Names of the clusters with any fact."""
         return tuple(sorted(name for name in self._clusters if name != EVERYWHERE))
+
+    def compact(self, before: int) -> int:
+        """Forget what no question about a time from `before` (UTC ns) on can see; how many statements that were.
+
+        From then on a question about an earlier time is answered with "could not tell": `unresolved`.
+        """
+        self._externals = None
+        return sum(facts.compact(before) for facts in self._clusters.values())
+
+    def horizon(self, cluster: str) -> int:
+        """The time before which nothing is known of a cluster any more; 0 while everything is."""
+        return self.cluster(cluster).horizon
 
     def settle(self) -> None:
         """Bring look-ups up to date now, so that the next question need not wait for it."""
@@ -73,7 +87,7 @@ class Inventory:
     def apply(self, changes: Iterable[Change]) -> None:
         """Add facts, in any order, repeats included. Raises Problem for a change that is not one."""
         for change in changes:
-            value = decode_value(change)
+            value = self._shared.whole(decode_value(change))
             if change.kind == "External":
                 self._externals = None
             self.cluster(change.cluster).state(
@@ -122,6 +136,9 @@ class Inventory:
         if tags is not None and len(pods):
             tagged = self.by_pod(cluster, pods, tags, at)
             versions = np.where(tagged >= 0, tagged, versions)
+        forgotten = at < facts.horizon
+        if forgotten.any():
+            versions[forgotten] = self._versions.number(Endpoint("unresolved", facts.name))
         unknown = versions < 0
         if unknown.any():
             versions[unknown] = self._unknown(facts, hi[unknown], lo[unknown], at[unknown])
@@ -162,7 +179,7 @@ class Inventory:
 
     def history(self, cluster: str, kind: str, uid: str, known: int | None = None) -> tuple[Span, ...]:
         """What one object was when, by everything learnt, or by what was learnt until `known`."""
-        return self.cluster(cluster).history(f"{kind}/{uid}", known)
+        return self.cluster(cluster).history(kind, uid, known)
 
     def node_addresses(self, cluster: str, at: int) -> dict[str, tuple[str, ...]]:
         """Every local address of each node at `at`, by the node's name, sorted."""

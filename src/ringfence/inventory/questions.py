@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.inventory.claims import Packed
-from ringfence.inventory.history import Span, Statement
+from ringfence.inventory.claims import Packed, packed_or_none
+from ringfence.inventory.history import Span, Statement, addresses_of
 from ringfence.inventory.inventory import EVERYWHERE, Inventory
 from ringfence.model.addresses import pack
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.objects import Node, Object, Pod, Service
+from ringfence.model.objects import Object
 from ringfence.model.problems import Problem
 
 
@@ -37,7 +37,8 @@ def holders(
     except ValueError:
         raise Problem("not an address", address, "write an IPv4 or IPv6 address") from None
     asked = inventory if known is None else as_known(inventory, cluster, known, (hi, lo))
-    times = sorted({since, *(time for time in _turns(asked, cluster, (hi, lo)) if since < time < until)})
+    turns = {*_turns(asked, cluster, (hi, lo)), inventory.horizon(cluster)}
+    times = sorted({since, *(time for time in turns if since < time < until)})
     n = len(times)
     versions = asked.resolve(
         cluster, np.full(n, hi, np.uint64), np.full(n, lo, np.uint64), np.array(times, np.int64)
@@ -86,10 +87,10 @@ def as_known(inventory: Inventory, cluster: str, known: int, address: Packed | N
                     copy.state(kind, uid, said)
             elif earlier:
                 copy.glimpse(earlier)
-        for node, first, last, held in facts.reports():
-            if first <= known:
-                copy.report_packed(node, held, first)
-                copy.report_packed(node, held, min(last, known))
+        for node, run in facts.reports():
+            if run.first <= known:
+                copy.report_packed(node, run.held, run.first)
+                copy.report_packed(node, run.held, min(run.last, known))
     return past
 
 
@@ -101,18 +102,8 @@ def _bears(kind: str, statements: Iterable[Statement], address: Packed) -> bool:
 
 
 def _packed(value: Object | None) -> set[Packed]:
-    texts: tuple[str, ...] = ()
-    if isinstance(value, Pod | Node):
-        texts = value.addresses
-    elif isinstance(value, Service):
-        texts = value.cluster_ips + value.external_ips + value.load_balancer_ips
-    found = set()
-    for text in texts:
-        try:
-            found.add(pack(text))
-        except ValueError:
-            continue
-    return found
+    packed = (packed_or_none(text) for text in addresses_of(value))
+    return {each for each in packed if each is not None}
 
 
 def _turns(inventory: Inventory, cluster: str, address: Packed) -> set[int]:
