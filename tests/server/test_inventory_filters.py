@@ -27,6 +27,13 @@ def test_a_filter_or_a_selector_chooses_endpoints(shop, now):
     assert listed(shop, filter="app=web", namespace="shop", at="30s") == ["web-1", "web-2"]
 
 
+def test_how_many_a_filter_could_not_judge_is_said(shop):
+    assert good(shop, "GET", "/v1/inventory")["errors"] == 0
+    # dns, node1 and the service have no such label; no node ever has a namespace.
+    assert good(shop, "GET", "/v1/inventory", filter='labels["app"] == "web"')["errors"] == 3
+    assert good(shop, "GET", "/v1/inventory", filter='namespace == "shop"')["errors"] == 0
+
+
 def test_outside_addresses_are_endpoints_too(shop, now):
     tell(shop, External("dc/1.2.3.0/24", "dc", "1.2.3.0/24", "bank"), at=now - SECOND, cluster="")
     assert listed(shop, kind="External") == ["bank"]

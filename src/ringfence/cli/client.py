@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 import typer
@@ -49,14 +49,21 @@ class Client:
 
     def get(self, path: str, parameters: dict[str, Any] | None = None) -> Any:
         """The JSON answer of a GET; parameters that are None are left out."""
-        given = {name: value for name, value in (parameters or {}).items() if value is not None}
-        return self._ask(path + (f"?{urlencode(given)}" if given else ""), None)
+        return self._ask(path + _query(parameters), None)
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer of a POST of `body` as JSON."""
         return self._ask(path, msgspec.json.encode(body))
 
-    def _ask(self, path: str, body: bytes | None) -> Any:
+    def put(self, path: str, body: Any) -> Any:
+        """The JSON answer of a PUT of `body` as JSON."""
+        return self._ask(path, msgspec.json.encode(body), "PUT")
+
+    def delete(self, path: str, parameters: dict[str, Any] | None = None) -> Any:
+        """The JSON answer of a DELETE."""
+        return self._ask(path + _query(parameters), None, "DELETE")
+
+    def _ask(self, path: str, body: bytes | None, method: str | None = None) -> Any:
         headers = {"Accept": "application/json"}
         if self._token:
             # Whatever is wrong with a token, it is not printed: it would stay in logs.
@@ -66,7 +73,7 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            request = urllib.request.Request(self._server + path, body, headers)
+            request = urllib.request.Request(self._server + path, body, headers, method=method)
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
@@ -85,6 +92,20 @@ class Client:
             self._server,
             "start `ringfence server`, or check --server",
         )
+
+
+class Conflict(Problem):
+    """The server refused because of how things stand: somebody was faster, or endpoints would stand in two scopes."""
+
+
+def part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")
+
+
+def _query(parameters: dict[str, Any] | None) -> str:
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _token() -> str | None:
@@ -120,4 +141,4 @@ def _refused(status: int, body: bytes, where: str, token: bool) -> Problem:
         error = msgspec.json.decode(body, type=_ErrorBody).error
     except msgspec.DecodeError:
         return Problem(f"the server answered with status {status}", where, "look at its log")
-    return Problem(error.what, error.where, error.fix)
+    return (Conflict if status == 409 else Problem)(error.what, error.where, error.fix)

@@ -89,7 +89,7 @@ def stand(tree: Tree, population: Population) -> Standing:
         selection = population.select(filter)
         rows[scope.name] = above[selection.true[above]]
         failed = above[selection.error[above]]
-        errors[scope.name] = failed[_could(filter, population, failed)]
+        errors[scope.name] = failed[able(filter, population, failed)]
     leaf, clashes = _decide(tree, rows, population.size)
     counts = np.bincount(leaf[leaf != NO_SCOPE], minlength=len(tree.scopes)).tolist()
     decides = {scope.name: count for scope, count in zip(tree.scopes, counts, strict=True)}
@@ -203,14 +203,14 @@ def _claims(
     return codes, claims
 
 
-def _could(filter: Filter, population: Population, rows: I64) -> NDArray[np.bool_]:
+def able(filter: Filter, population: Population, rows: I64) -> NDArray[np.bool_]:
     """Which rows are of a kind that can have every field the filter reads."""
     kinds = set(KINDS)
     for field in filter.fields:
         kinds &= set(BY_NAME[field].kinds)
     named = population.distinct("kind").values
-    able = np.fromiter((kind in kinds for kind in named), np.bool_, len(named))
-    return able[population.codes("kind")[rows]]
+    of_kind = np.fromiter((kind in kinds for kind in named), np.bool_, len(named))
+    return of_kind[population.codes("kind")[rows]]
 
 
 def refuse(found: tuple[Conflict, ...]) -> Problem:

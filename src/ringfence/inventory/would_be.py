@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ringfence.inventory.versions import UNBORN
 from ringfence.model.objects import Object, Pod, Workload
 
-PROMISED = "promised:"
-"""How the UIDs of such pods begin; no real one has a colon."""
+PROMISED = UNBORN + "promised/"
+"""How the UIDs of such pods begin."""
 
 
 def with_promised(objects: Iterable[Object]) -> tuple[Object, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
@@ -16,6 +17,7 @@ from ringfence.inventory.filters import Key, parse_any
 from ringfence.inventory.grouped import BY, group
 from ringfence.inventory.history import Span
 from ringfence.inventory.inventory import EVERYWHERE
+from ringfence.inventory.standing import able
 from ringfence.model.objects import KINDS, NetworkPolicy, Object, Route, Workload
 from ringfence.model.problems import Problem
 from ringfence.server.service import Service
@@ -52,11 +54,8 @@ def inventory(
         for name, item in asked.objects(wanted)
         if namespace is None or getattr(item, "namespace", None) == namespace
     ]
-    return {
-        "at": rfc3339(asked.at),
-        "known": rfc3339(asked.known) if asked.known else None,
-        "endpoints": found,
-    }
+    learnt = rfc3339(asked.known) if asked.known else None
+    return {"at": rfc3339(asked.at), "known": learnt, "endpoints": found, "errors": asked.errors}
 
 
 @get("/v1/inventory/groups", sync_to_thread=True)
@@ -75,7 +74,7 @@ def groups(
     found = [
         one for one in group(asked.objects(None), by, asked.only) if namespace in (None, getattr(one, place))
     ]
-    return {"at": rfc3339(asked.at), "by": by, "groups": found}
+    return {"at": rfc3339(asked.at), "by": by, "groups": found, "errors": asked.errors}
 
 
 @get("/v1/inventory/history", sync_to_thread=True)
@@ -150,6 +149,8 @@ class Asked(NamedTuple):
     known: int | None
     clusters: tuple[str, ...]
     only: frozenset[Key] | None
+    errors: int = 0
+    """Endpoints for which the filter is an error though their kind has the fields it reads."""
 
     def objects(self, kind: str | None) -> Iterator[tuple[str, Object]]:
         """(cluster, object) of a kind, or of all; those of a filter where there is one."""
@@ -169,8 +170,10 @@ def _asked(
         return Asked(service, moment, learnt, clusters, None)
     read = parse_any(filter)
     with service.catalog.population(moment if at else None, learnt) as population:
-        only = frozenset(population.select(read).keys())
-    return Asked(service, moment, learnt, clusters, only)
+        selection = population.select(read)
+        only = frozenset(selection.keys())
+        errors = int(able(read, population, np.flatnonzero(selection.error)).sum())
+    return Asked(service, moment, learnt, clusters, only, errors)
 
 
 def _kind(kind: str | None) -> str | None:
