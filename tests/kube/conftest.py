@@ -11,7 +11,7 @@ import pytest
 
 from ringfence.kube.decode import KINDS
 
-PLURALS = {f"{entry.prefix}/{entry.plural}": kind for kind, entry in KINDS.items()}
+PLURALS = {entry.path(version): kind for kind, entry in KINDS.items() for version in entry.versions}
 
 
 class FaultyApi:
@@ -26,6 +26,12 @@ class FaultyApi:
         self.page = 500
         self.forbidden: set[str] = set()
         self.absent: set[str] = set()
+        """Kinds that discovery does not name and that are answered 404."""
+        self.discovery = "aggregated"
+        """Or `plain`, as before Kubernetes 1.27, or `none`."""
+        self.git_version = "v1.34.9"
+        self.streams = True
+        """Whether complete states can be streamed (WatchList)."""
         self.stalled = False
         self.bookmarks = True
         self.requests: list[str] = []
@@ -97,16 +103,27 @@ class FaultyApi:
     async def _answer(self, target: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> bool:
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        kind = PLURALS[parts.path]
         self.requests.append(target)
         if headers.get("authorization") != f"Bearer {self.token}":
             return await self._send(writer, 401, status(401, "Unauthorized"))
+        if parts.path not in PLURALS:
+            return await self._send(writer, *self._document(parts.path, headers))
+        kind = PLURALS[parts.path]
         if kind in self.forbidden:
             return await self._send(writer, 403, status(403, f"{parts.path} is forbidden"))
         if kind in self.absent:
             return await self._send(writer, 404, status(404, "not found"))
+        if "watch" in query and "sendInitialEvents" in query:
+            if not self.streams:
+                return await self._send(writer, 422, status(422, "sendInitialEvents is forbidden"))
+            self.lists += 1
+            return await self._watch(kind, None, writer)
         if "watch" in query:
             return await self._watch(kind, int(query["resourceVersion"]), writer)
+        if "fieldSelector" in query:
+            name = query["fieldSelector"].removeprefix("metadata.name=")
+            some = [each for each in self.objects[kind].values() if each["metadata"]["name"] == name]
+            return await self._send(writer, 200, {"metadata": {"resourceVersion": "1"}, "items": some})
         self.lists += 1
         start = int(query.get("continue", "0"))
         everything = list(self.objects[kind].values())
@@ -116,10 +133,42 @@ class FaultyApi:
             meta["continue"] = str(start + self.page)
         return await self._send(writer, 200, {"kind": f"{kind}List", "metadata": meta, "items": some or None})
 
-    async def _watch(self, kind: str, since: int, writer: asyncio.StreamWriter) -> bool:
-        if since < self.oldest:
+    def _document(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Version and discovery, as the real one tells them."""
+        if path == "/version":
+            return 200, {"gitVersion": self.git_version}
+        offered: dict[str, dict[str, list[str]]] = {}
+        for kind, entry in KINDS.items():
+            for version in entry.versions if entry.group and kind not in self.absent else ():
+                offered.setdefault(entry.group, {}).setdefault(version, []).append(entry.plural)
+        if (
+            path == "/apis"
+            and self.discovery == "aggregated"
+            and "APIGroupDiscoveryList" in headers["accept"]
+        ):
+            return 200, {
+                "kind": "APIGroupDiscoveryList",
+                "items": [_group(*each) for each in offered.items()],
+            }
+        if path == "/apis" and self.discovery != "none":
+            groups = [{"name": name, "versions": _named(versions)} for name, versions in offered.items()]
+            return 200, {"kind": "APIGroupList", "groups": groups}
+        _, _, group, version = [*path.split("/"), "", "", ""][:4]
+        if version in offered.get(group, ()) and self.discovery != "none":
+            resources = [_resource(plural, "name") for plural in offered[group][version]]
+            return 200, {"kind": "APIResourceList", "resources": resources}
+        return 404, status(404, "not found")
+
+    async def _watch(self, kind: str, since: int | None, writer: asyncio.StreamWriter) -> bool:
+        if since is not None and since < self.oldest:
             return await self._send(writer, 410, status(410, "too old resource version"))
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if since is None:
+            since = self.version
+            for body in list(self.objects[kind].values()):
+                await self._line(writer, {"type": "ADDED", "object": body})
+            meta = {"resourceVersion": str(since), "annotations": {"k8s.io/initial-events-end": "true"}}
+            await self._line(writer, {"type": "BOOKMARK", "object": {"kind": kind, "metadata": meta}})
         while True:
             if not self.stalled:
                 for version, word, what, body in list(self.log):
@@ -145,6 +194,22 @@ class FaultyApi:
         writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (code, len(data), data))
         await writer.drain()
         return True
+
+
+def _resource(plural: str, field: str) -> dict[str, Any]:
+    return {field: plural, "verbs": ["get", "list", "watch"]}
+
+
+def _named(versions: dict[str, list[str]]) -> list[dict[str, str]]:
+    return [{"version": version} for version in versions]
+
+
+def _group(name: str, versions: dict[str, list[str]]) -> dict[str, Any]:
+    described = [
+        {"version": version, "resources": [_resource(plural, "resource") for plural in plurals]}
+        for version, plurals in versions.items()
+    ]
+    return {"metadata": {"name": name}, "versions": described}
 
 
 def status(code: int, message: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_what_changes_is_told_in_order_also_across_a_servers_failure(faulty_api:
             stop.set()
             await connector
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_a_server_that_refuses_the_token_is_a_problem_at_once(faulty_api: Any, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_server_that_refuses_the_token_is_a_problem_at_once(faulty_api: Any, t
                     settings(tmp_path, api, ingest, "wrong"), asyncio.Event(), lambda: 1, PACE
                 )
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_one_change_the_server_cannot_take_does_not_hold_up_the_rest(
@@ -153,7 +153,7 @@ def test_one_change_the_server_cannot_take_does_not_hold_up_the_rest(
             stop.set()
             await connector
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_settings_that_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,4 +196,4 @@ def test_the_labs_own_api_server(tmp_path: Path) -> None:
             await connector
         await api.stop()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 120))

@@ -139,8 +139,8 @@ def test_a_wrong_field_is_named_and_the_rest_is_kept() -> None:
         assert item.value.labels == (("app", "web"),)
         assert item.value.ports == (ContainerPort(80),)
         assert {problem.where for problem in problems} == {
-            "dump.json: Pod: metadata.labels[...]",
-            "dump.json: Pod: spec.containers[0].ports",
+            "dump.json: Pod shop/x: metadata.labels[...]",
+            "dump.json: Pod shop/x: spec.containers[0].ports",
         }
 
 

@@ -34,8 +34,11 @@ class Told:
         self.changes: list[Change] = []
         self._ticks = itertools.count(2_000_000_000_000_000_000)
 
-    async def sink(self, changes: list[Change]) -> None:
+    def put(self, changes: list[Change]) -> None:
         self.changes += changes
+
+    async def room(self) -> None:
+        pass
 
     def clock(self) -> int:
         return next(self._ticks)
@@ -59,11 +62,11 @@ def following(
 
     async def run() -> None:
         told = Told()
-        async with faulty_api() as api, Api(direct(api.url, str(token)), timeout=2) as client:
-            follower = Follower(client, "c", told.sink, told.clock, PACE)
+        async with faulty_api() as api, Api(direct(api.url, str(token)), timeout=2, rest=0.1) as client:
+            follower = Follower(client, "c", told, told.clock, PACE)
             task = asyncio.ensure_future(follower.run())
             try:
-                await asyncio.wait_for(body(api, follower, told), 20)
+                await asyncio.wait_for(body(api, follower, told), 120)
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -79,14 +82,15 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_pages_then_events(faulty_api: Any, tmp_path: Path) -> None:
     async def body(api: Any, follower: Follower, told: Told) -> None:
         api.page = 2
-        await until(lambda: follower.states["Pod"].name == "current")
+        await until(lambda: follower.standing.states["Pod"].name == "current")
         for number in range(5):
             await api.put("Pod", pod(f"p{number}", f"10.0.0.{number}"))
         await until(lambda: len(told.now()) == 5)
         await api.delete("Pod", "uid-p1")
         await api.put("Pod", pod("p0", "10.0.0.0", v="2"))
         await until(lambda: len(told.now()) == 4 and told.now()["uid-p0"].labels == (("v", "2"),))
-        assert follower.lists == len(KINDS)
+        await until(lambda: all(state.name == "current" for state in follower.standing.states.values()))
+        assert follower.standing.lists == len(KINDS)
         count = len(told.changes)
         await api.put("Pod", pod("p0", "10.0.0.0", v="2"))  # nothing we keep has changed
         await api.put("Pod", pod("p9"))
@@ -100,11 +104,11 @@ def test_a_connection_cut_in_mid_line_resumes_without_a_list(faulty_api: Any, tm
     async def body(api: Any, follower: Follower, told: Told) -> None:
         await api.put("Pod", pod("a", "10.0.0.1"))
         await until(lambda: "uid-a" in told.now())
-        lists = follower.lists
+        lists = follower.standing.lists
         api.cut(b'{"type":"ADDED","object":{"metadata":{"name":"half"')
         await api.put("Pod", pod("b", "10.0.0.2"))
         await until(lambda: set(told.now()) == {"uid-a", "uid-b"})
-        assert follower.lists == lists
+        assert follower.standing.lists == lists
 
     following(faulty_api, tmp_path, body)
 
@@ -129,10 +133,10 @@ def test_a_forgotten_version_lists_again_and_tells_what_is_gone(faulty_api: Any,
 
 def test_a_stalled_watch_is_noticed(faulty_api: Any, tmp_path: Path) -> None:
     async def body(api: Any, follower: Follower, told: Told) -> None:
-        await until(lambda: follower.states["Pod"].name == "current")
+        await until(lambda: follower.standing.states["Pod"].name == "current")
         api.stalled = True
         await api.put("Pod", pod("a", "10.0.0.1"))
-        await until(lambda: "nothing came" in follower.states["Pod"].detail)
+        await until(lambda: "nothing came" in follower.standing.states["Pod"].detail)
         api.stalled = False
         await until(lambda: "uid-a" in told.now())
 
@@ -145,21 +149,21 @@ def test_a_forbidden_kind_is_reported_and_the_others_go_on(faulty_api: Any, tmp_
         api.cut()
         await api.put("Pod", pod("a", "10.0.0.1"))
         await until(lambda: "uid-a" in told.now())
-        await until(lambda: follower.states["Node"].name == "forbidden")
-        assert "/api/v1/nodes is forbidden" in follower.states["Node"].detail
-        await until(lambda: follower.states["CronJob"].name == "absent")
+        await until(lambda: follower.standing.states["Node"].name == "forbidden")
+        assert "/api/v1/nodes is forbidden" in follower.standing.states["Node"].detail
+        await until(lambda: follower.standing.states["CronJob"].name == "absent")
         api.forbidden = set()
-        await until(lambda: follower.states["Node"].name == "current")
+        await until(lambda: follower.standing.states["Node"].name == "current")
 
     following(faulty_api, tmp_path, body)
 
 
 def test_a_new_token_is_read_when_the_old_one_expires(faulty_api: Any, tmp_path: Path) -> None:
     async def body(api: Any, follower: Follower, told: Told) -> None:
-        await until(lambda: follower.states["Pod"].name == "current")
+        await until(lambda: follower.standing.states["Pod"].name == "current")
         api.token = "renewed"
         api.cut()
-        await until(lambda: follower.states["Pod"].name == "behind")
+        await until(lambda: follower.standing.states["Pod"].name == "behind")
         (tmp_path / "token").write_text("renewed")
         await api.put("Pod", pod("a", "10.0.0.1"))
         await until(lambda: "uid-a" in told.now())
@@ -176,7 +180,7 @@ def test_an_object_with_a_field_of_the_wrong_type_costs_the_field(faulty_api: An
         await until(lambda: "uid-a" in told.now())
         assert told.now()["uid-a"].addresses == ("10.0.0.1",)
         assert told.now()["uid-a"].annotations == ()
-        assert any("spec.containers" in text for text in follower.problems)
+        assert any("spec.containers" in text for text in follower.standing.problems)
 
     following(faulty_api, tmp_path, body)
 

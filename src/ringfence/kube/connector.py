@@ -18,7 +18,8 @@ import msgspec
 
 from ringfence.kube.access import Access, direct, from_kubeconfig, in_cluster
 from ringfence.kube.client import Api
-from ringfence.kube.watch import Clock, Follower, Pace, State
+from ringfence.kube.states import Clock, State
+from ringfence.kube.watch import Follower, Pace
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
 
@@ -66,7 +67,7 @@ async def run_connector(
     access = _access(settings)
     queue = _Queue()
     async with Api(access) as api, _server(settings) as server:
-        follower = Follower(api, settings.cluster, queue.put, clock, pace)
+        follower = Follower(api, settings.cluster, queue, clock, pace)
         jobs = [
             asyncio.ensure_future(follower.run()),
             asyncio.ensure_future(_tell(settings.cluster, queue, server)),
@@ -118,12 +119,16 @@ class _Queue:
         self._room = asyncio.Event()
         self._room.set()
 
-    async def put(self, changes: list[Change]) -> None:
-        await self._room.wait()
+    def put(self, changes: list[Change]) -> None:
+        if not changes:
+            return
         self._waiting += changes
         self._filled.set()
         if len(self._waiting) >= WAITING:
             self._room.clear()
+
+    async def room(self) -> None:
+        await self._room.wait()
 
     async def first(self, most: int) -> list[Change]:
         """Up to `most` of the oldest changes, at least one; they stay until `drop`."""
@@ -187,13 +192,13 @@ async def _report(follower: Follower) -> None:
     """Say how each kind goes when that changes, and what was left out of objects, once each."""
     told: dict[str, State] = {}
     while True:
-        for kind, state in follower.states.items():
+        for kind, state in follower.standing.states.items():
             if told.get(kind) != state and state.name != "starting":
                 level = logging.INFO if state.name in ("current", "absent") else logging.WARNING
                 log.log(level, "%s: %s%s", kind, state.name, f": {state.detail}" if state.detail else "")
-        for text, count in list(follower.problems.items()):
+        for text, count in list(follower.standing.problems.items()):
             if f"problem {text}" not in told:
                 told[f"problem {text}"] = State(str(count))
                 log.warning("left out: %s", text)
-        told |= follower.states
+        told |= follower.standing.states
         await asyncio.sleep(1.0)

@@ -1,20 +1,28 @@
 """What a connector has told of one cluster, and what is news. Pure: items in, changes out, time an argument.
 
-Goal: everything told exactly once, in a way that survives lost watches: a relist is compared with what was told,
-so objects missing from it are told as gone, and unchanged ones are not told again. Only a hash of each value is
-kept, so that a large cluster fits.
+Goal: everything told exactly once, in a way that survives lost watches and restarts: a complete list is compared
+with what was told, so objects missing from it are told as gone, and unchanged ones are not told again. Only a
+digest of each value is kept, so that a large cluster fits; it is the same in every process, so that it can be
+saved (`checkpoint`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from hashlib import blake2b
 
 import msgspec
 
-from ringfence.kube.decode import Item
+from ringfence.kube.decode import CONTROLLERS, KINDS, Item
 from ringfence.kube.owners import FOLLOWED, Owners, Ref
 from ringfence.model.objects import Change, Pod, Workload
+
+DIGEST = 8
+"""Octets of a digest: two values of one object alike by chance about once in 10**19."""
+
+SILENT = b""
+"""The digest of what is remembered but told to nobody: a controller that another one made."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,15 +32,17 @@ class Ledger:
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
-        self._told: dict[str, dict[str, int]] = defaultdict(dict)
-        self._owners = Owners()
-        self._pods_of: dict[Ref, dict[str, Item]] = defaultdict(dict)
-        self._waits_for: dict[str, Ref] = {}
-        self._controllers: dict[str, Workload] = {}
+        self.told: dict[str, dict[str, bytes]] = {kind: {} for kind in KINDS}
+        """Digest of the value last told, by kind and UID."""
+        self.owners = Owners()
+        self.waiting: dict[str, Item] = {}
+        """Pods, by UID, whose root may still be learnt: it is a controller that could have one of its own."""
+        self.controllers: dict[str, Ref] = {}
+        self._pods_of: dict[Ref, set[str]] = defaultdict(set)
 
     def count(self, kind: str) -> int:
         """How many objects of a listed kind are told and not gone."""
-        return len(self._told[kind])
+        return len(self.told[kind])
 
     def relisted(self, kind: str, items: Iterable[Item], now: int) -> list[Change]:
         """News in a complete list of one kind, what is missing from it included. `now` is UTC nanoseconds."""
@@ -40,68 +50,84 @@ class Ledger:
         changes: list[Change] = []
         for item in items:
             seen.add(item.value.uid)
-            changes += self.present(kind, item, now)
-        for uid in [uid for uid in self._told[kind] if uid not in seen]:
-            changes += self.gone(kind, uid, now)
+            self.present(kind, item, now, changes)
+        return self.missing(kind, seen, now, changes)
+
+    def missing(
+        self, kind: str, seen: Collection[str], now: int, changes: list[Change] | None = None
+    ) -> list[Change]:
+        """News of the end of everything told of `kind` that a complete list did not hold."""
+        changes = [] if changes is None else changes
+        for uid in [uid for uid in self.told[kind] if uid not in seen]:
+            self.gone(kind, uid, now, changes)
         return changes
 
-    def present(self, kind: str, item: Item, now: int) -> list[Change]:
-        """News in one object that is there."""
-        changes: list[Change] = []
+    def present(self, kind: str, item: Item, now: int, changes: list[Change] | None = None) -> list[Change]:
+        """News in one object that is there, put at the end of `changes`."""
+        changes = [] if changes is None else changes
         value = item.value
-        if isinstance(value, Workload):
-            self._controllers[value.uid] = value
-            self._owners.learn(item)
-            changes += self._adopted(value, now)
-        if isinstance(value, Workload) and not self._owners.is_root(item):
-            # Told to nobody, but remembered, so that its going is noticed.
-            self._told[kind].setdefault(value.uid, 0)
-            return changes
-        if isinstance(value, Pod):
-            item = item._replace(value=self._owners.with_root(item))
-            self._wait(item)
-        return [*changes, *self._tell(kind, item, now)]
+        if kind == "Pod":
+            value = self.owners.with_root(item)
+            self._wait(value, item)
+        elif kind in CONTROLLERS and isinstance(value, Workload):
+            self.controllers[value.uid] = self.owners.learn(item)
+            self._adopt(value, now, changes)
+            if not self.owners.is_root(item):
+                # Told to nobody, but remembered, so that its going is noticed.
+                if self.told[kind].get(value.uid):
+                    changes.append(Change(self.cluster, KINDS[kind].noun, value.uid, now, now))
+                self.told[kind][value.uid] = SILENT
+                return changes
+        body = _encode(value)
+        digest = blake2b(body, digest_size=DIGEST).digest()
+        told = self.told[kind]
+        before = told.get(value.uid)
+        if before != digest:
+            told[value.uid] = digest
+            # First seen: it has been there since its creation. Later: it became so when the news came.
+            at = now if before is not None or item.created is None else min(item.created, now)
+            changes.append(Change(self.cluster, KINDS[kind].noun, value.uid, at, now, msgspec.Raw(body)))
+        return changes
 
-    def gone(self, kind: str, uid: str, now: int) -> list[Change]:
-        """News of an object's end; none if it was never told."""
-        told = self._told[kind].pop(uid, None)
-        controller = self._controllers.pop(uid, None)
-        if controller is not None:
-            self._owners.forget(controller)
-        reference = self._waits_for.pop(uid, None)
+    def gone(self, kind: str, uid: str, now: int, changes: list[Change] | None = None) -> list[Change]:
+        """News of an object's end, put at the end of `changes`; none if it was never told."""
+        changes = [] if changes is None else changes
+        told = self.told[kind].pop(uid, None)
+        reference = self.controllers.pop(uid, None) if kind in CONTROLLERS else None
         if reference is not None:
-            self._pods_of[reference].pop(uid, None)
-        return [Change(self.cluster, _noun(kind), uid, now, now)] if told else []
+            self.owners.forget(reference)
+        if kind == "Pod":
+            self._release(uid)
+        if told:
+            changes.append(Change(self.cluster, KINDS[kind].noun, uid, now, now))
+        return changes
 
-    def _tell(self, kind: str, item: Item, now: int) -> Iterator[Change]:
-        body = _encode(item.value)
-        uid, digest = item.value.uid, hash(body) | 1
-        told = self._told[kind].get(uid)
-        if told == digest:
+    def remember(self, item: Item) -> None:
+        """Put back one of `waiting`, as a checkpoint holds it."""
+        if isinstance(item.value, Pod):
+            self._wait(item.value, item)
+
+    def _wait(self, pod: Pod, item: Item) -> None:
+        """Remember a pod whose root may still be learnt, in place of what was remembered of it."""
+        kind, _, name = (pod.workload or "Pod/").partition("/")
+        if pod.uid in self.waiting:
+            self._release(pod.uid)
+        if kind in FOLLOWED:
+            self.waiting[pod.uid] = msgspec.structs.replace(item, value=pod)
+            self._pods_of[Ref(pod.namespace, kind, name)].add(pod.uid)
+
+    def _release(self, uid: str) -> None:
+        item = self.waiting.pop(uid, None)
+        if item is None or not isinstance(item.value, Pod):
             return
-        self._told[kind][uid] = digest
-        # First seen: it has been there since its creation. Later: it became so when the news came.
-        at = now if told is not None or item.created is None else min(item.created, now)
-        yield Change(self.cluster, _noun(kind), uid, at, now, msgspec.Raw(body))
+        kind, _, name = (item.value.workload or "Pod/").partition("/")
+        reference = Ref(item.value.namespace, kind, name)
+        self._pods_of[reference].discard(uid)
+        if not self._pods_of[reference]:
+            del self._pods_of[reference]
 
-    def _wait(self, item: Item) -> None:
-        """Remember a pod whose root may still be learnt: its controller is not listed yet."""
-        pod = item.value
-        kind, name = (getattr(pod, "workload", None) or "Pod/").split("/", 1)
-        previous = self._waits_for.pop(pod.uid, None)
-        if previous is not None:
-            self._pods_of[previous].pop(pod.uid, None)
-        if kind in FOLLOWED and isinstance(pod, Pod):
-            reference = Ref(pod.namespace, kind, name)
-            self._waits_for[pod.uid] = reference
-            self._pods_of[reference][pod.uid] = item
-
-    def _adopted(self, controller: Workload, now: int) -> list[Change]:
-        """Pods that were told under this controller and turn out to have another root."""
-        waiting = self._pods_of.get(Ref(controller.namespace, controller.kind, controller.name), {})
-        return [change for item in list(waiting.values()) for change in self.present("Pod", item, now)]
-
-
-def _noun(kind: str) -> str:
-    """The kind of `model.objects` that a listed kind is told as."""
-    return kind if kind in ("Pod", "Service", "EndpointSlice", "Node", "Namespace") else "Workload"
+    def _adopt(self, controller: Workload, now: int, changes: list[Change]) -> None:
+        """Tell again the pods that were told under this controller and turn out to have another root."""
+        pods = self._pods_of.get(Ref(controller.namespace, controller.kind, controller.name))
+        for uid in sorted(pods or ()):
+            self.present("Pod", self.waiting[uid], now, changes)

@@ -12,10 +12,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ringfence.kube.decode import CONTROLLERS, KINDS, Item, decode
+from ringfence.kube.decode import KINDS, Item, decode
 from ringfence.kube.documents import Document, documents, is_template, place, template_problem
 from ringfence.kube.owners import Owners
-from ringfence.model.objects import EndpointSlice, Namespace, Node, Object, Pod, Service, Workload
+from ringfence.model.objects import (
+    EndpointSlice,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Route,
+    Service,
+    Workload,
+)
 from ringfence.model.problems import Problem
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -24,14 +34,16 @@ SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MOST_NOTES = 3
 """Notes kept of one document; a list of a thousand things that are not objects needs no thousand lines."""
 
-POLICY_GROUPS = frozenset({"networking.k8s.io", "extensions"})
+FORMER_GROUP = "extensions"
+"""Where Deployments, Ingresses, NetworkPolicies and their like began."""
 
 
 class Manifests(msgspec.Struct, frozen=True):
     """Everything read. `workloads` holds each root owner once, whether or not it has pods.
 
-    `network_policies` are Kubernetes' own as plain dicts; `other_policies` are documents of other policy
-    kinds (AdminNetworkPolicy, Calico's, Cilium's); `others` holds every other kind, also as it was.
+    `policies` are those that Kubernetes itself defines, cluster-wide ones too; `network_policies` are the
+    NetworkPolicies among them as plain dicts; `other_policies` are documents of other policy kinds (Calico's,
+    Cilium's); `others` holds every other kind, also as it was.
     `problems` is what could not be read; `notes` is what was passed over on purpose.
     """
 
@@ -41,6 +53,8 @@ class Manifests(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
     workloads: tuple[Workload, ...] = ()
+    policies: tuple[NetworkPolicy, ...] = ()
+    routes: tuple[Route, ...] = ()
     network_policies: tuple[dict[str, Any], ...] = ()
     other_policies: tuple[dict[str, Any], ...] = ()
     others: tuple[dict[str, Any], ...] = ()
@@ -50,7 +64,16 @@ class Manifests(msgspec.Struct, frozen=True):
     @property
     def objects(self) -> tuple[Object, ...]:
         """Every value an inventory takes."""
-        return (*self.namespaces, *self.nodes, *self.services, *self.slices, *self.workloads, *self.pods)
+        return (
+            *self.namespaces,
+            *self.nodes,
+            *self.services,
+            *self.slices,
+            *self.workloads,
+            *self.pods,
+            *self.policies,
+            *self.routes,
+        )
 
 
 def load(path: str | Path) -> Manifests:
@@ -172,11 +195,10 @@ class _Reading:
             item, problems = decode(body, kind, where)
             self.problems += problems
             if item is not None:
-                self.keep(self.items, _named(kind, item.value), item, where)
-        elif kind == "NetworkPolicy" and (group is None or group in POLICY_GROUPS):
-            namespace = str(body["metadata"].get("namespace") or "default")
-            named = _Named(kind, namespace, name, "")
-            self.keep(self.policies, named, body, where)
+                named = _named(kind, item.value)
+                self.keep(self.items, named, item, where)
+                if kind == "NetworkPolicy":
+                    self.policies[named] = body
         elif kind.endswith("NetworkPolicy"):
             self.other_policies.append(body)
         else:
@@ -193,7 +215,8 @@ class _Reading:
     def finish(self) -> Manifests:
         owners = Owners()
         for item in self.items.values():
-            owners.learn(item)
+            if isinstance(item.value, Workload):
+                owners.learn(item)
         pods = tuple(owners.with_root(i) for i in self.items.values() if isinstance(i.value, Pod))
         roots = [i.value for i in self.items.values() if owners.is_root(i) and isinstance(i.value, Workload)]
         templates = {
@@ -209,6 +232,8 @@ class _Reading:
             nodes=tuple(v for v in values if isinstance(v, Node)),
             namespaces=tuple(v for v in values if isinstance(v, Namespace)),
             workloads=workloads(roots, templates, pods),
+            policies=tuple(v for v in values if isinstance(v, NetworkPolicy)),
+            routes=tuple(v for v in values if isinstance(v, Route)),
             network_policies=tuple(self.policies.values()),
             other_policies=tuple(self.other_policies),
             others=tuple(self.others),
@@ -297,12 +322,9 @@ def _unwrapped(body: Any) -> Any:
 
 
 def _groups(kind: str) -> frozenset[str]:
-    """Groups that have held this kind; Deployments and their like began in `extensions`."""
-    prefix = KINDS[kind].prefix
-    if prefix == "/api/v1":
-        return frozenset({""})
-    own = prefix.split("/")[2]
-    return frozenset({own, "extensions"}) if kind in CONTROLLERS else frozenset({own})
+    """Groups that have held this kind."""
+    own = KINDS[kind].group
+    return frozenset({own, FORMER_GROUP}) if own in ("apps", "networking.k8s.io") else frozenset({own})
 
 
 def _named(kind: str, value: Object) -> _Named:

@@ -32,16 +32,20 @@ class Owners:
     """The controllers known so far. State is only what `learn` was told; `root` is a pure look-up."""
 
     def __init__(self) -> None:
-        self._owner: dict[Ref, Owner | None] = {}
+        self.known: dict[Ref, Owner | None] = {}
+        """Who controls each controller; None where nobody does."""
 
-    def learn(self, item: Item) -> None:
+    def learn(self, item: Item) -> Ref:
         """Remember a controller and who controls it."""
-        if isinstance(item.value, Workload):
-            self._owner[_ref(item.value)] = item.owner
+        if not isinstance(item.value, Workload):
+            raise TypeError("only a controller has pods")
+        reference = Ref(item.value.namespace, item.value.kind, item.value.name)
+        self.known[reference] = item.owner
+        return reference
 
-    def forget(self, workload: Workload) -> None:
+    def forget(self, reference: Ref) -> None:
         """A controller is gone. Its pods' roots were already told."""
-        self._owner.pop(_ref(workload), None)
+        self.known.pop(reference, None)
 
     def is_root(self, item: Item) -> bool:
         """Whether a controller is a workload of its own."""
@@ -61,14 +65,11 @@ class Owners:
             return Owner("Pod", pod.name)
         if owner.kind not in FOLLOWED:
             return owner
-        ref = Ref(pod.namespace, owner.kind, owner.name)
-        if ref in self._owner:
-            return self._owner[ref] or owner
-        template = dict(pod.labels).get(HASH)
-        if owner.kind == "ReplicaSet" and template and owner.name.endswith(f"-{template}"):
-            return Owner("Deployment", owner.name.removesuffix(f"-{template}"))
+        reference = Ref(pod.namespace, owner.kind, owner.name)
+        if reference in self.known:
+            return self.known[reference] or owner
+        if owner.kind == "ReplicaSet":
+            template = dict(pod.labels).get(HASH)
+            if template and owner.name.endswith(f"-{template}"):
+                return Owner("Deployment", owner.name.removesuffix(f"-{template}"))
         return owner
-
-
-def _ref(workload: Workload) -> Ref:
-    return Ref(workload.namespace, workload.kind, workload.name)

@@ -91,6 +91,8 @@ class ApiServer:
         try:
             self._authorise(method, headers)
             where = parse(unquote(url.path))
+            if "sendInitialEvents" in query:
+                raise Refused(422, "Invalid", "sendInitialEvents is forbidden without the WatchList feature")
             if isinstance(where, Target) and query.get("watch") in ("1", "true"):
                 await self._watch(where, query, writer)
                 return False

@@ -36,7 +36,7 @@ def shape(source: bytes | msgspec.Raw | dict[str, Any], kind: type[T], where: st
             return Shaped(_typed(source, kind))
         except msgspec.ValidationError:
             plain = source if isinstance(source, dict) else msgspec.json.decode(source)
-            return _salvage(plain, kind, where)
+            return _salvage(plain, kind, f"{where}{_name(plain)}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Shaped(None, (Problem(f"not JSON ({error})", where, "fix the document"),))
 
@@ -61,6 +61,14 @@ def _salvage(plain: Any, kind: type[T], where: str) -> Shaped:
             if plain is None:
                 break
     return Shaped(None, tuple(problems))
+
+
+def _name(plain: Any) -> str:
+    """` namespace/name` of the object, as far as it says."""
+    meta = plain.get("metadata") if isinstance(plain, dict) else None
+    parts = [meta.get("namespace"), meta.get("name")] if isinstance(meta, dict) else []
+    told = "/".join(part for part in parts if isinstance(part, str) and part)
+    return f" {told}" if told else ""
 
 
 def _problem(what: str, where: str, path: str) -> Problem:

@@ -1,12 +1,14 @@
 """What we read of Kubernetes' JSON: partial typed structs with only the fields needed.
 
 Every field may be absent or null, because real clusters and real manifests have both. Unknown fields are
-skipped by the decoder without being built. Names follow the Kubernetes API reference (v1.32).
+skipped by the decoder without being built. Names follow the Kubernetes API reference (v1.34). What a pod template
+says is frozen, so that equal templates can be looked up.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec import field
@@ -18,10 +20,13 @@ class Shape(msgspec.Struct, gc=False, rename="camel"):
     """Base of all shapes. They hold no cycles, so the garbage collector need not follow them."""
 
 
+class Fixed(msgspec.Struct, gc=False, rename="camel", frozen=True):
+    """Base of the shapes that serve as keys."""
+
+
 class OwnerShape(Shape):
     kind: str | None = None
     name: str | None = None
-    uid: str | None = None
     controller: bool | None = None
 
 
@@ -34,33 +39,37 @@ class MetaShape(Shape):
     owner_references: list[OwnerShape | None] | None = None
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
+    deletion_grace_period_seconds: int | None = None
     resource_version: str | None = None
 
 
-class ActionShape(Shape):
+class ActionShape(Fixed, frozen=True):
     port: int | str | None = None
     scheme: str | None = None
 
 
-class ProbeShape(Shape):
+class ProbeShape(Fixed, frozen=True):
     http_get: ActionShape | None = None
     tcp_socket: ActionShape | None = None
     grpc: ActionShape | None = None
 
 
-class PortShape(Shape):
+class PortShape(Fixed, frozen=True):
     container_port: int | None = None
     protocol: str | None = None
     name: str | None = None
 
 
-class ContainerShape(Shape):
+class ContainerShape(Fixed, frozen=True):
     image: str | None = None
-    ports: list[PortShape | None] | None = None
+    ports: tuple[PortShape | None, ...] | None = None
     liveness_probe: ProbeShape | None = None
     readiness_probe: ProbeShape | None = None
     startup_probe: ProbeShape | None = None
     restart_policy: str | None = None
+
+
+Containers = tuple[ContainerShape | None, ...] | None
 
 
 class PodSpecShape(Shape):
@@ -68,16 +77,22 @@ class PodSpecShape(Shape):
     host_network: bool | None = None
     service_account_name: str | None = None
     service_account: str | None = None
-    containers: list[ContainerShape | None] | None = None
-    init_containers: list[ContainerShape | None] | None = None
+    containers: Containers = None
+    init_containers: Containers = None
 
 
 class IpShape(Shape):
     ip: str | None = None
 
 
+class ConditionShape(Shape):
+    type: str | None = None
+    status: str | None = None
+
+
 class PodStatusShape(Shape):
     phase: str | None = None
+    conditions: list[ConditionShape | None] | None = None
     pod_ip: str | None = field(default=None, name="podIP")
     pod_ips: list[IpShape | None] | None = field(default=None, name="podIPs")
     start_time: datetime | None = None
@@ -202,9 +217,122 @@ class ControllerShape(Shape):
     spec: ControllerSpecShape | None = None
 
 
-class HeadShape(Shape):
-    """What any document says of itself; `items` only in lists."""
+class PolicyShape(Shape):
+    """A policy of any kind: its spec is kept whole."""
 
     api_version: str | None = None
-    kind: str | None = None
     metadata: MetaShape | None = None
+    spec: dict[str, Any] | None = None
+
+
+class BackendPortShape(Shape):
+    number: int | None = None
+    name: str | None = None
+
+
+class BackendServiceShape(Shape):
+    name: str | None = None
+    port: BackendPortShape | None = None
+
+
+class IngressBackendShape(Shape):
+    """`service` since networking.k8s.io/v1; the flat fields before it."""
+
+    service: BackendServiceShape | None = None
+    service_name: str | None = None
+    service_port: int | str | None = None
+
+
+class IngressPathShape(Shape):
+    backend: IngressBackendShape | None = None
+
+
+class IngressPathsShape(Shape):
+    paths: list[IngressPathShape | None] | None = None
+
+
+class IngressRuleShape(Shape):
+    host: str | None = None
+    http: IngressPathsShape | None = None
+
+
+class IngressTlsShape(Shape):
+    hosts: list[str | None] | None = None
+
+
+class IngressSpecShape(Shape):
+    ingress_class_name: str | None = None
+    default_backend: IngressBackendShape | None = None
+    backend: IngressBackendShape | None = None
+    rules: list[IngressRuleShape | None] | None = None
+    tls: list[IngressTlsShape | None] | None = None
+
+
+class IngressShape(Shape):
+    metadata: MetaShape | None = None
+    spec: IngressSpecShape | None = None
+    status: ServiceStatusShape | None = None
+
+
+class ReferenceShape(Shape):
+    """Gateway API's ParentReference and BackendObjectReference."""
+
+    kind: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    port: int | None = None
+
+
+class MirrorShape(Shape):
+    backend_ref: ReferenceShape | None = None
+
+
+class RouteFilterShape(Shape):
+    request_mirror: MirrorShape | None = None
+
+
+class RouteBackendShape(ReferenceShape):
+    filters: list[RouteFilterShape | None] | None = None
+
+
+class RouteRuleShape(Shape):
+    backend_refs: list[RouteBackendShape | None] | None = None
+    filters: list[RouteFilterShape | None] | None = None
+
+
+class GatewaySpecShape(Shape):
+    hostnames: list[str | None] | None = None
+    parent_refs: list[ReferenceShape | None] | None = None
+    rules: list[RouteRuleShape | None] | None = None
+
+
+class GatewayRouteShape(Shape):
+    metadata: MetaShape | None = None
+    spec: GatewaySpecShape | None = None
+
+
+class RoutePortShape(Shape):
+    target_port: int | str | None = None
+
+
+class OpenShiftSpecShape(Shape):
+    host: str | None = None
+    to: ReferenceShape | None = None
+    alternate_backends: list[ReferenceShape | None] | None = None
+    port: RoutePortShape | None = None
+    tls: dict[str, Any] | None = None
+
+
+class AdmittedShape(Shape):
+    host: str | None = None
+    router_name: str | None = None
+
+
+class OpenShiftStatusShape(Shape):
+    ingress: list[AdmittedShape | None] | None = None
+
+
+class OpenShiftRouteShape(Shape):
+    metadata: MetaShape | None = None
+    spec: OpenShiftSpecShape | None = None
+    status: OpenShiftStatusShape | None = None
