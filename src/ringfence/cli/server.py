@@ -20,6 +20,9 @@ def command(
         typer.Option(help="Folder of flows, facts and the agent token [default: ringfence-data]."),
     ] = None,
     memory: Annotated[int | None, typer.Option(help="Octets of memory the flow engine may take.")] = None,
+    inventory_days: Annotated[
+        int | None, typer.Option(help="Days for which the inventory's past is kept [default: 90].")
+    ] = None,
     new_token: Annotated[
         bool | None, typer.Option("--new-token", help="Replace the admin token by a new one and print it.")
     ] = None,
@@ -51,6 +54,7 @@ def command(
         "listen": listen,
         "data": data and str(data),
         "memory": memory,
+        "inventory_days": inventory_days,
         "new_token": new_token,
         "admin_token_file": admin_token_file and str(admin_token_file),
     }

@@ -69,6 +69,12 @@ class Inventory:
         """The time before which nothing is known of a cluster any more; 0 while everything is."""
         return self.cluster(cluster).horizon
 
+    def statement_keys(self) -> Iterator[tuple[str, str, str, int, int]]:
+        """(cluster, kind, UID, at, known) of every statement."""
+        for name, facts in self._clusters.items():
+            for kind, uid, statements in facts.statements():
+                yield from ((name, kind, uid, said.at, said.known) for said in statements)
+
     def settle(self) -> None:
         """Bring look-ups up to date now, so that the next question need not wait for it."""
         for facts in self._clusters.values():

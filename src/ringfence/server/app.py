@@ -30,6 +30,7 @@ from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unaut
 from ringfence.server.book import Book
 from ringfence.server.ingest import Ingest, Later
 from ringfence.server.refusals import NotFound, in_json
+from ringfence.server.retention import Retention
 from ringfence.server.routes import cluster, externals, filters, flows, ingest, inventory, scopes
 from ringfence.server.service import Service
 from ringfence.store.catalog import Moved
@@ -94,6 +95,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of flows, facts, journal and the agent token."""
     memory: int = 2 << 30
     """Octets of memory the flow engine may take."""
+    inventory_days: int = 90
+    """Days for which it stays known who had which address and labels when."""
     new_token: bool = False
     """Replace the admin token by a new one and print it."""
     admin_token_file: str | None = None
@@ -163,11 +166,16 @@ class Server:
         self.shown = self.tokens.open(
             self._data, os.environ.get(ADMIN_VARIABLE), self._settings.new_token, self._clock()
         )
+        retention = Retention(facts, book, self._settings.inventory_days, self._clock)
+        retention.start()
+        self._undo.callback(retention.stop)
         self.service = Service(facts, Queries(engine, lambda: ingest.visible), book, ingest, self._clock)
 
 
 def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> None:
     """Serve until SIGTERM or SIGINT. Raises Problem before anything is touched when it cannot."""
+    if settings.inventory_days < 1:
+        raise Problem(f"{settings.inventory_days} days of inventory", "inventory_days", "keep 1 day at least")
     data = Path(settings.data)
     with ExitStack() as undo:
         listener = _listener(settings.listen)

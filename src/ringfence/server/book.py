@@ -75,6 +75,21 @@ class Book:
             said = self._inventory.cluster(cluster).statements()
             return {uid: tuple(each) for one, uid, each in said if one == kind}
 
+    def compact(self, before: int) -> int:
+        """Forget what no question about a time from `before` on can see; how many statements that were."""
+        with self._lock:
+            return self._inventory.compact(before)
+
+    def statement_keys(self) -> set[tuple[str, str, str, int, int]]:
+        """(cluster, kind, UID, at, known) of every statement that is kept."""
+        with self._lock:
+            return set(self._inventory.statement_keys())
+
+    def horizon(self, cluster: str) -> int:
+        """The time (UTC ns) before which nothing is known of a cluster any more; 0 while everything is."""
+        with self._lock:
+            return self._inventory.horizon(cluster)
+
     def current(self, cluster: str, kind: str, uid: str) -> Object | None:
         """What an object is after everything that was said of it."""
         with self._lock:

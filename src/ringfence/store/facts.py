@@ -156,6 +156,13 @@ class Facts:
                 body = None if value is None else msgspec.Raw(value)
                 yield number, Change(cluster, kind, uid, at, known, body)
 
+    def change_keys(self) -> Iterator[tuple[int, tuple[str, str, str, int, int]]]:
+        """(number, (cluster, kind, UID, at, known)) of every change."""
+        with self._engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT number, cluster, kind, uid, at, known FROM changes")
+            for number, *key in rows:
+                yield number, tuple(key)
+
     def drop_changes(self, numbers: Sequence[int]) -> None:
         """Forget changes that no question will need again."""
         with self._engine.begin() as connection:
