@@ -19,6 +19,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("flows", "ringfence.cli.flows"),
     ("lab", "ringfence.cli.lab"),
     ("inventory", "ringfence.cli.inventory"),
+    ("scope", "ringfence.cli.scope"),
     ("map", "ringfence.cli.map"),
     ("policy", "ringfence.cli.policy"),
     ("netpol", "ringfence.cli.netpol"),

@@ -61,6 +61,23 @@ class Standing(NamedTuple):
     """For how many rows each scope is that last scope."""
 
 
+class ScopeRow(msgspec.Struct, frozen=True):
+    """A scope in its tree, and how many endpoints stand in it now."""
+
+    depth: int
+    name: str
+    parent: str | None
+    filter: str
+    order: int | None
+    description: str
+    count: int
+    """Endpoints it holds."""
+    decides: int
+    """Of these, the ones whose deciding path ends here."""
+    errors: int
+    """Endpoints of its parent for which its filter is an error: it does not hold them."""
+
+
 class ScopeChange(msgspec.Struct, frozen=True):
     """What becomes of one scope. `what` is added, removed, edited (its definition) or members (its members alone)."""
 
@@ -94,6 +111,20 @@ def stand(tree: Tree, population: Population) -> Standing:
     counts = np.bincount(leaf[leaf != NO_SCOPE], minlength=len(tree.scopes)).tolist()
     decides = {scope.name: count for scope, count in zip(tree.scopes, counts, strict=True)}
     return Standing(tree, rows, errors, leaf, clashes, decides)
+
+
+def rows_of(standing: Standing) -> tuple[ScopeRow, ...]:
+    """Every scope with its numbers, parents before children."""
+    return tuple(
+        ScopeRow(
+            depth,
+            *(scope.name, scope.parent, scope.filter, scope.order, scope.description),
+            len(standing.rows[scope.name]),
+            standing.decides[scope.name],
+            len(standing.errors[scope.name]),
+        )
+        for depth, scope in standing.tree.walk()
+    )
 
 
 def conflicts(tree: Tree, population: Population) -> tuple[Conflict, ...]:

@@ -15,9 +15,10 @@ from ringfence.inventory.scopes import Scope, Tree, make_tree
 from ringfence.inventory.standing import (
     Conflict,
     ScopeChange,
-    Standing,
+    ScopeRow,
     changes_between,
     conflicts_of,
+    rows_of,
     stand,
 )
 from ringfence.model.problems import Problem
@@ -26,23 +27,6 @@ from ringfence.server.refusals import Conflicting, NotFound
 from ringfence.store.catalog import CatalogStore, Draft, Moved, SavedTree, check_revision
 
 DESIGNS = ("per-namespace", "single", "given")
-
-
-class ScopeRow(msgspec.Struct, frozen=True):
-    """A scope in its tree, and how many endpoints stand in it now."""
-
-    depth: int
-    name: str
-    parent: str | None
-    filter: str
-    order: int | None
-    description: str
-    count: int
-    """Endpoints it holds."""
-    decides: int
-    """Of these, the ones whose deciding path ends here."""
-    errors: int
-    """Endpoints of its parent for which its filter is an error: it does not hold them."""
 
 
 class TreeBody(msgspec.Struct, frozen=True):
@@ -205,20 +189,7 @@ class Scopes:
         version = saved.version if isinstance(saved, SavedTree) else saved.base
         note = saved.note if isinstance(saved, SavedTree) else ""
         at = rfc3339(saved.at) if saved.at else None
-        return TreeBody(version, revision, at, saved.by, note, _rows(standing), clashes, draft)
-
-
-def _rows(standing: Standing) -> tuple[ScopeRow, ...]:
-    return tuple(
-        ScopeRow(
-            depth,
-            *(scope.name, scope.parent, scope.filter, scope.order, scope.description),
-            len(standing.rows[scope.name]),
-            standing.decides[scope.name],
-            len(standing.errors[scope.name]),
-        )
-        for depth, scope in standing.tree.walk()
-    )
+        return TreeBody(version, revision, at, saved.by, note, rows_of(standing), clashes, draft)
 
 
 def _places(population: Population) -> list[tuple[str, str]]:
