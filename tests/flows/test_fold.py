@@ -33,6 +33,7 @@ def place() -> Place:
     return Place(
         is_pod=np.array([True, True, False, False]),
         pod=np.array([1, 2, 0, 0], np.uint32),
+        who=np.array([11, 12, 0, 0], np.uint32),
         local_hi=np.array(hi, np.uint64),
         local_lo=np.array(lo, np.uint64),
     )
@@ -228,7 +229,7 @@ def test_nothing_seen():
 
 @pytest.mark.parametrize("taps", [7, 9])
 def test_more_taps_than_a_row_can_name(taps):
-    many = Place(np.ones(taps, np.bool_), np.arange(1, taps + 1, dtype=np.uint32), *place()[2:])
+    many = Place(np.ones(taps, np.bool_), *[np.arange(1, taps + 1, dtype=np.uint32)] * 2, *place()[3:])
     rows = np.concatenate([count(i, 1, (P1, 4), (P2, 80), flags=SYN) for i in range(taps)])
     result = fold(rows, 0, many, NOBODY, NO_HINTS)
     assert (len(result.sightings), result.unnamed_taps) == (1, taps - 6)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.flows.fold import U64, Mask, Place, conversation_key, fold
+from ringfence.flows.fold import U64, Mask, Place, fold
+from ringfence.flows.keys import text_hash
 from ringfence.flows.memory import CONVERSATION
+from ringfence.flows.taps import conversation_key
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import SIGHTING, TRANSLATION, TUPLE, Table, structured
@@ -188,10 +190,12 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
 
 def _place(event: Observed, pods: tuple[str, ...]) -> Place:
     index = {uid: position + 1 for position, uid in enumerate(pods)}
+    names = {uid: int(text_hash(uid)) & 0xFFFF_FFFF or 1 for uid in pods}
     local = [pack(address) for address in event.addresses]
     return Place(
         is_pod=np.array([tap.at == "pod" for tap in event.taps], np.bool_),
         pod=np.array([index.get(tap.pod or "", 0) for tap in event.taps], np.uint32),
+        who=np.array([names.get(tap.pod or "", 0) for tap in event.taps], np.uint32),
         local_hi=np.array([hi for hi, _ in local], np.uint64),
         local_lo=np.array([lo for _, lo in local], np.uint64),
     )

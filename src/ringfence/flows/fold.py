@@ -1,7 +1,7 @@
 """One node's taps become sightings: who opened each conversation, and which of its taps counts here.
 
-Goals: one row per (flow, window) whatever the number of taps; a direction that comes from what happened, kept
-for the life of the conversation; a role that says where this node stands, so that the store can choose between
+Goals: one row per (flow, window) whatever the number of taps, and one for each pod where an address changed hands
+(`holders`); a direction that comes from what happened, kept for the life of the conversation; a role that says where this node stands, so that the store can choose between
 nodes. The trade-off: `Conversations` is the only state, columns sorted by key, so that a node with 10^5 live
 flows is merged by a few sorts and never by a Python object per flow.
 """
@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.keys import hash_words, is_reversed, ports_are_nobodys, tuple_hash
+from ringfence.flows.holders import Ends, divided, held_by, place_taps
+from ringfence.flows.keys import is_reversed, ports_are_nobodys
 from ringfence.flows.memory import CONVERSATION, forget
+from ringfence.flows.taps import NEVER, changes, conversation_key, per_tap
 from ringfence.model.columns import (
-    FLAG_ICMP_CONTROL,
-    FLAG_ICMP_OTHER,
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
     MAX_TAPS,
     SIGHTING,
-    TAP_COUNT,
     TUPLE,
     Direction,
     Role,
@@ -40,9 +39,6 @@ ASKS = ((ICMP, (8, 10, 13, 15, 17)), (ICMPV6, (128, 133, 135, 139)))
 """ICMP types only an asker sends (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
 ANSWERS = ((ICMP, (0, 9, 14, 16, 18)), (ICMPV6, (129, 134, 136, 140)))
 
-LINK_CONTROL = (130, 131, 132, 133, 134, 135, 136, 137, 143)
-"""ICMPv6 types that only keep a link going: multicast listener (RFC 2710, 3810) and neighbour discovery (RFC 4861)."""
-
 
 class Place(NamedTuple):
     """What the node knows of its taps and itself; arrays are indexed by tap id."""
@@ -50,6 +46,8 @@ class Place(NamedTuple):
     is_pod: Mask
     pod: NDArray[np.uint32]
     """Index + 1 into the header's pods of each pod tap, 0 for others."""
+    who: NDArray[np.uint32]
+    """A name of each pod tap's pod that stays the same over batches, 0 for others."""
     local_hi: U64
     local_lo: U64
 
@@ -81,179 +79,56 @@ def fold(
     `hints` are tuples (TUPLE columns) in conntrack's original direction, of entries whose NEW was seen.
     Counters of a flow are those of its best tap: the consumer's end, else the provider's, else transit.
     """
-    taps = _per_tap(counts)
+    taps = per_tap(counts)
     if not len(taps):
         return Folded(structured(SIGHTING, 0), forget(conversations, window), np.zeros(0, np.uint64), 0)
-    keys = np.unique(taps["key"])
-    group = np.searchsorted(keys, taps["key"])
+    place_taps(taps, place.is_pod)
+    taps = divided(taps, place.who)
+    begins = changes(taps["key"], taps["part"])
+    group, keys = np.cumsum(begins) - 1, taps["key"][begins]
+    ends = held_by(taps, group, len(keys))
+    seen = _Seen(taps, keys, group, *(_named(place.who, held) for held in ends))
     ended = np.array(windows or (window,), np.int64)
-    by_low, direction, first_window, remembered = _who_opened(taps, keys, group, ended, conversations, hints)
+    by_low, direction, first_window, remembered = _who_opened(seen, ended, conversations, hints)
     role = _roles(taps, by_low[group] == 1, place)
-    order = np.lexsort((taps["tap"], -_packets(taps), role, group))
-    starts = np.flatnonzero(_changes(group[order]))
+    order = np.lexsort((taps["tap"], -_packets(taps), role, taps["mixed"], group))
+    starts = np.flatnonzero(changes(group[order]))
     best = order[starts]
     rows = _oriented(taps[best], by_low == 1)
     rows["window"], rows["first_window"] = window, first_window
     rows["direction"], rows["role"] = direction, role[best]
     rows["first"] = np.minimum.reduceat(taps["first"][order], starts)
     rows["last"] = np.maximum.reduceat(taps["last"][order], starts)
-    unnamed = _name_taps(rows, taps, order, starts, role, place)
-    return Folded(rows, remembered, keys, unnamed)
+    _name_pods(rows, by_low == 1, place, ends)
+    return Folded(rows, remembered, keys, _name_taps(rows, taps["tap"], order, starts))
 
 
-_SIDE = np.dtype(
-    [
-        ("key", "<u8"),
-        ("tap", "<u4"),
-        *TUPLE,  # canonical: the consumer_ columns hold the end that sorts first
-        ("kind", "u1"),
-        ("zone", "<u4"),
-        ("inner", "<u8"),
-        ("first", "<i8"),
-        ("last", "<i8"),
-        *[
-            (f"{end}_{name}", kind)
-            for end in ("low", "high")
-            for name, kind in (("packets", "<u8"), ("octets", "<u8"))
-        ],
-        ("low_flags", "<u2"),
-        ("high_flags", "<u2"),
-        ("low_first", "<i8"),
-        ("high_first", "<i8"),
-        ("low_ingress", "u1"),  # the low end's packets came in from the interface
-        ("high_ingress", "u1"),
-    ]
-)
-_NEVER = np.iinfo(np.int64).max
+class _Seen(NamedTuple):
+    """Per-tap rows and their groups (`group` numbers `keys`, ascending, one for each part of a conversation), and the
+    pods at both ends of each, 0 where not known."""
+
+    taps: Table
+    keys: U64
+    group: I64
+    low_pod: NDArray[np.uint32]
+    high_pod: NDArray[np.uint32]
 
 
-def _per_tap(counts: Table) -> Table:
-    """One row per (conversation, tap) with both directions side by side, in canonical order."""
-    one_way = _summed(_canonical(counts))
-    pair = np.cumsum(_changes(one_way["key"], one_way["tap"])) - 1
-    earliest = np.lexsort((one_way["first"], pair))
-    rows = np.zeros(int(pair[-1]) + 1 if len(pair) else 0, _SIDE)
-    opening = one_way[earliest[_changes(pair[earliest])]]
-    for name in ("key", "tap", "kind", "zone", "inner", "first", *(column[0] for column in TUPLE)):
-        rows[name] = opening[name]
-    np.maximum.at(rows["last"], pair, one_way["last"])
-    rows["low_first"] = rows["high_first"] = _NEVER
-    for end, mask in (("low", one_way["from_low"]), ("high", ~one_way["from_low"])):
-        chosen = _busier(one_way, pair, np.flatnonzero(mask))
-        for name in ("packets", "octets", "flags", "first", "ingress"):
-            rows[f"{end}_{name}"][pair[chosen]] = one_way[name][chosen]
-    return rows
-
-
-def _summed(one_way: Table) -> Table:
-    """One row per (conversation, tap, sender, in or out): the ICMP types of one pair of hosts add up."""
-    # Three small columns in one word: each column more is one more sort of every row.
-    way = (
-        one_way["tap"].astype(np.uint64) << np.uint64(2)
-        | one_way["from_low"] * np.uint64(2)
-        | one_way["ingress"]
-    )
-    order = np.lexsort((one_way["first"], way, one_way["key"]))
-    rows = one_way[order]
-    starts = np.flatnonzero(_changes(rows["key"], rows["tap"], rows["from_low"], rows["ingress"]))
-    total = rows[starts]
-    if len(starts) == len(rows):
-        return total
-    for name in ("packets", "octets"):
-        total[name] = np.add.reduceat(rows[name], starts)
-    total["last"] = np.maximum.reduceat(rows["last"], starts)
-    total["flags"] = np.bitwise_or.reduceat(rows["flags"], starts)
-    return total
-
-
-def _busier(one_way: Table, pair: I64, rows: I64) -> I64:
-    """One row per pair: a packet routed in and out of one interface is on the wire twice and counted once."""
-    order = rows[np.lexsort((-one_way["packets"][rows].astype(np.int64), pair[rows]))]
-    return order[_changes(pair[order])]
-
-
-def _changes(*columns: NDArray[np.generic]) -> Mask:
-    """Where any of the sorted columns differs from the row before; the first row always does."""
-    rows = len(columns[0])
-    changed = np.zeros(rows, np.bool_)
-    changed[:1] = True
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    return changed
-
-
-_COUNTED = (
-    "tap",
-    "ingress",
-    "kind",
-    "protocol",
-    "zone",
-    "inner",
-    "first",
-    "last",
-    "packets",
-    "octets",
-    "flags",
-)
-_ONE_WAY = np.dtype(
-    [
-        ("key", "<u8"),
-        ("from_low", "?"),
-        *TUPLE[:-1],
-        *[(name, TAP_COUNT.fields[name][0]) for name in _COUNTED if TAP_COUNT.fields],
-    ]
-)
-
-
-def _canonical(counts: Table) -> Table:
-    """TAP_COUNT rows with the canonical tuple, its key, and whether the low end sent them."""
-    rows = np.zeros(len(counts), _ONE_WAY)
-    for name in _COUNTED:
-        rows[name] = counts[name]
-    for side, end in (("consumer", "src"), ("provider", "dst")):
-        for part in ("hi", "lo", "port"):
-            rows[f"{side}_{part}"] = counts[f"{end}_{part}"]
-    rows["flags"] = _icmp_flags(rows)
-    rows["from_low"] = ~is_reversed(rows)
-    rows["key"] = conversation_key(rows)
-    for part in ("hi", "lo", "port"):
-        low, high = rows["consumer_" + part].copy(), rows["provider_" + part].copy()
-        swap = ~rows["from_low"] & (~ports_are_nobodys(rows) if part == "port" else True)
-        rows["consumer_" + part] = np.where(swap, high, low)
-        rows["provider_" + part] = np.where(swap, low, high)
-    return rows
-
-
-def _icmp_flags(rows: Table) -> NDArray[np.uint16]:
-    """The flags column, with what kind of messages ICMP rows were: one pair of hosts may send several."""
-    kind = rows["provider_port"] >> 8
-    control = (rows["protocol"] == ICMPV6) & np.isin(kind, LINK_CONTROL)
-    icmp = control | np.isin(rows["protocol"], (ICMP, ICMPV6))
-    flags = np.where(control, FLAG_ICMP_CONTROL, FLAG_ICMP_OTHER)
-    return np.where(icmp, flags, rows["flags"]).astype(np.uint16)
-
-
-def conversation_key(table: Table) -> U64:
-    """What tells conversations apart on one node: the tuple, the tunnel's id and what the tunnel carries."""
-    return hash_words(
-        tuple_hash(table), table["zone"].astype(np.uint64) << np.uint64(8) | table["kind"], table["inner"]
-    )
+def _named(names: NDArray[np.uint32], held: I64) -> NDArray[np.uint32]:
+    """The name of each holding tap, 0 for -1."""
+    return np.where(held >= 0, names[held], 0).astype(np.uint32)
 
 
 def _who_opened(
-    taps: Table, keys: U64, group: I64, windows: I64, conversations: Table, hints: Table
+    seen: _Seen, windows: I64, conversations: Table, hints: Table
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], I64, Table]:
-    """(low end opened it, how that is known, first window) per key, and the conversations to remember."""
-    by_low, direction = _evidence(taps, keys, group)
+    """(low end opened it, how that is known, first window) per group, and the conversations to remember."""
+    taps, keys, group = seen.taps, seen.keys, seen.group
+    by_low, direction = _evidence(taps, group)
     _hear_conntrack(keys, by_low, direction, hints)
     window = int(windows[-1])
     live = forget(conversations, window)
-    at = np.searchsorted(live["key"], keys)
-    known = np.zeros(len(keys), np.bool_)
-    inside = at < len(live)
-    known[inside] = live["key"][at[inside]] == keys[inside]
-    other = np.ones(len(live), np.bool_)
-    other[at[known]] = False
+    known, at, other = _remembered(seen, live)
     flags = _any_flag(taps, group, len(keys))
     fresh = (flags & FLAG_SYN_ONLY) != 0
     known[known] &= ~(fresh[known] & (live["closed"][at[known]] == 1))
@@ -261,7 +136,7 @@ def _who_opened(
     kept = old["direction"] >= direction[known]
     by_low[known] = np.where(kept, old["by_low"], by_low[known])
     direction[known] = np.where(kept, old["direction"], direction[known])
-    began = np.full(len(keys), _NEVER, np.int64)
+    began = np.full(len(keys), NEVER, np.int64)
     np.minimum.at(began, group, taps["first"])
     first_window = windows[np.clip(np.searchsorted(windows, began, "right") - 1, 0, len(windows) - 1)]
     # A clock that was set back must not make a conversation begin after its window.
@@ -274,8 +149,30 @@ def _who_opened(
     both = (taps["low_packets"] > 0) & (taps["high_packets"] > 0) & (taps["protocol"] == TCP)
     mine["tcp"][group[both]] = 1
     mine["tcp"][known] |= old["tcp"]
+    for name, pod in (("low_pod", seen.low_pod), ("high_pod", seen.high_pod)):
+        mine[name] = pod
+        mine[name][known] = np.where(pod[known] > 0, pod[known], old[name])
+    # Of a conversation in parts the last one goes on.
+    mine = mine[np.r_[keys[1:] != keys[:-1], True]]
     merged = np.concatenate([live[other], mine])
     return by_low, direction, first_window, merged[np.argsort(merged["key"], kind="stable")]
+
+
+def _remembered(seen: _Seen, live: Table) -> tuple[Mask, I64, Mask]:
+    """Which groups go on with a conversation of `live`, where that is, and which of `live` were not heard of."""
+    keys = seen.keys
+    at = np.searchsorted(live["key"], keys)
+    known = np.zeros(len(keys), np.bool_)
+    inside = at < len(live)
+    known[inside] = live["key"][at[inside]] == keys[inside]
+    other = np.ones(len(live), np.bool_)
+    other[at[known]] = False
+    known[1:] &= keys[1:] != keys[:-1]
+    for name, pod in (("low_pod", seen.low_pod), ("high_pod", seen.high_pod)):
+        # Another pod has the address now: what is known of the conversation was the one's before it.
+        before = live[name][at[known]]
+        known[known] = (before == 0) | (pod[known] == 0) | (before == pod[known])
+    return known, at, other
 
 
 def _any_flag(taps: Table, group: I64, groups: int) -> NDArray[np.uint16]:
@@ -284,7 +181,7 @@ def _any_flag(taps: Table, group: I64, groups: int) -> NDArray[np.uint16]:
     return flags
 
 
-def _evidence(taps: Table, keys: U64, group: I64) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _evidence(taps: Table, group: I64) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """What this window's packets say: SYN, then ICMP type, else the sender of the first packet (a guess)."""
     low_syn, high_syn = (_said_syn(taps, one, other) for one, other in (("low", "high"), ("high", "low")))
     icmp = (taps["protocol"] == ICMP) | (taps["protocol"] == ICMPV6)
@@ -295,7 +192,7 @@ def _evidence(taps: Table, keys: U64, group: I64) -> tuple[NDArray[np.uint8], ND
     syn_low = np.where(low_syn & high_syn, earlier, low_syn)
     low = np.where(rank == Direction.SYN, syn_low, np.where(rank == Direction.ICMP, low_asks, earlier))
     order = np.lexsort((taps["first"], -rank.astype(np.int64), group))
-    best = order[_changes(group[order])]
+    best = order[changes(group[order])]
     return low[best].astype(np.uint8), rank[best].astype(np.uint8)
 
 
@@ -332,12 +229,12 @@ def _hear_conntrack(keys: U64, by_low: NDArray[np.uint8], direction: NDArray[np.
     for column in TUPLE:
         table[column[0]] = hints[column[0]]
     key = conversation_key(table)
-    at = np.minimum(np.searchsorted(keys, key), max(len(keys) - 1, 0))
-    hit = keys[at] == key
-    rows = at[hit]
-    weaker = direction[rows] < Direction.CONNTRACK
-    by_low[rows[weaker]] = (~is_reversed(table))[hit][weaker]
-    direction[rows[weaker]] = Direction.CONNTRACK
+    order = np.argsort(key, kind="stable")
+    at = np.searchsorted(key[order], keys, "right") - 1
+    latest = order[np.maximum(at, 0)]
+    rows = np.flatnonzero((at >= 0) & (key[latest] == keys) & (direction < Direction.CONNTRACK))
+    by_low[rows] = ~is_reversed(table)[latest[rows]]
+    direction[rows] = Direction.CONNTRACK
 
 
 _ONE_WAY_HINT = np.dtype([*TUPLE, ("kind", "u1"), ("zone", "<u4"), ("inner", "<u8")])
@@ -384,17 +281,17 @@ def _oriented(best: Table, by_low: Mask) -> Table:
     return rows
 
 
-def _name_taps(
-    rows: Table, taps: Table, order: I64, starts: I64, role: NDArray[np.uint8], place: Place
-) -> int:
-    """Fill `taps` and pod tags of each row from all its taps; returns how many taps found no room."""
+def _name_taps(rows: Table, tap: NDArray[np.uint32], order: I64, starts: I64) -> int:
+    """Fill `taps` of each row with all its taps; returns how many found no room."""
     sizes = np.diff(np.r_[starts, len(order)])
     row = np.repeat(np.arange(len(starts)), sizes)
     rank = np.arange(len(order)) - np.repeat(starts, sizes)
     fits = rank < MAX_TAPS
-    rows["taps"][row[fits], rank[fits]] = taps["tap"][order[fits]] + 1
-    pod = place.pod[taps["tap"][order]]
-    for end, part in (("consumer", Role.CONSUMER), ("provider", Role.PROVIDER)):
-        tagged = (pod > 0) & (role[order] == part)
-        rows[end + "_pod"][row[tagged]] = pod[tagged]
+    rows["taps"][row[fits], rank[fits]] = tap[order[fits]] + 1
     return int((~fits).sum())
+
+
+def _name_pods(rows: Table, by_low: Mask, place: Place, ends: Ends) -> None:
+    """Fill the pod tags of each row."""
+    low, high = (_named(place.pod, held) for held in ends)
+    rows["consumer_pod"], rows["provider_pod"] = np.where(by_low, low, high), np.where(by_low, high, low)

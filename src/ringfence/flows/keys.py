@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,12 @@ def hash_words(*words: U64) -> U64:
         for word in words:
             state = mix(state ^ word.astype(np.uint64, copy=False)) + _GOLDEN
         return state
+
+
+def hash_on(state: U64, word: NDArray[Any]) -> U64:
+    """`hash_words` of the words behind `state` and one more."""
+    with np.errstate(over="ignore"):
+        return mix(state ^ word.astype(np.uint64)) + _GOLDEN
 
 
 def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
@@ -71,6 +79,17 @@ def ports_are_nobodys(table: Table) -> NDArray[np.bool_]:
     port is entropy and was folded to 0 (RFC 7348 section 5, RFC 8926 section 3.3)."""
     one_port = (table["consumer_port"] == 0) != (table["provider_port"] == 0)
     return np.asarray(one_port | np.isin(table["protocol"], (ICMP, ICMPV6)), np.bool_)
+
+
+def has_one_holder(hi: U64, lo: U64) -> NDArray[np.bool_]:
+    """Addresses that one host at a time holds: not unspecified, loopback, link-local, multicast or broadcast, which
+    mean another host on every link (RFC 6890, RFC 4291)."""
+    v4 = (hi == 0) & (lo >> np.uint64(32) == 0xFFFF)
+    octets = lo >> np.uint64(16) & np.uint64(0xFFFF)
+    first = octets >> np.uint64(8)
+    of_link4 = (first == 0) | (first == 127) | (octets == 0xA9FE) | (first >= 224)
+    of_link6 = (hi == 0) | (hi >> np.uint64(56) == 0xFF) | (hi >> np.uint64(54) == 0x3FA)
+    return np.asarray(np.where(v4, ~of_link4, ~of_link6), np.bool_)
 
 
 def flow_id(

@@ -15,6 +15,8 @@ CONVERSATION = np.dtype(
         ("direction", "u1"),
         ("closed", "u1"),
         ("tcp", "u1"),  # TCP in which both ends spoke
+        ("low_pod", "<u4"),  # whose tap the end that sorts first was at (fold.Place.who), 0 when not known
+        ("high_pod", "<u4"),
     ]
 )
 """What a node remembers of a live conversation, sorted by key."""
@@ -26,7 +28,7 @@ IDLE_TCP = 7_200_000_000_000
 """The same for TCP in which both ends spoke and that was never seen closing: a silent connection keeps its direction
 for two hours. A SYN that nobody answered does not, or a scan would fill the memory of the node."""
 MOST = 1 << 19
-"""Conversations remembered at most (15 MB). Of more, those silent longest are forgotten: what they say next begins a
+"""Conversations remembered at most (19 MB). Of more, those silent longest are forgotten: what they say next begins a
 new conversation, whose direction may be a guess."""
 
 
