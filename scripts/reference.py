@@ -21,7 +21,7 @@ NOTE = "<!-- Written by `make docs` from the code; edit the code. -->\n"
 SETTINGS = (
     ("agent", "ringfence.agent.main", "AgentSettings"),
     ("server", "ringfence.server.app", "ServerSettings"),
-    ("connector", "ringfence.kube.connector", "ConnectorSettings"),
+    ("connector", "ringfence.kube.settings", "ConnectorSettings"),
     ("lab", "ringfence.lab.settings", "LabSettings"),
 )
 TABLES = ("TAP_COUNT", "TRANSLATION", "SIGHTING", "FLOW")

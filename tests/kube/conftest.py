@@ -17,7 +17,8 @@ PLURALS = {entry.path(version): kind for kind, entry in KINDS.items() for versio
 class FaultyApi:
     """Objects by kind and UID, every change in a log. Knobs are plain attributes, tests turn them."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.version = 100
         self.objects: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
         self.log: list[tuple[int, str, str, dict[str, Any]]] = []
@@ -40,7 +41,7 @@ class FaultyApi:
         self._news = asyncio.Condition()
 
     async def __aenter__(self) -> FaultyApi:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -1,4 +1,4 @@
-"""`ringfence connector`: follow one cluster's Kubernetes API and tell the server what changes."""
+"""`ringfence connector`: follow clusters' Kubernetes APIs and tell the server what changes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def command(
     token_file: Annotated[Path | None, typer.Option(help="File with a bearer token for --api.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings; flags win.")] = None,
 ) -> None:
-    """Follow one cluster and tell the server who has which address, name and label, from when to when.
+    """Follow clusters and tell the server who has which address, name and label, from when to when.
 
-    Only lists and watches: pods, services, endpointslices, nodes, namespaces and the owners of pods. A kind it
-    may not read is reported and the others go on.
+    Only lists and watches: pods, services, endpointslices, nodes, namespaces, the owners of pods, network policies and
+    routes. A kind it may not read is reported and the others go on. Several clusters are listed as `clusters` in a
+    --config file.
 
     Example: `ringfence connector --cluster prod --kubeconfig ~/.kube/config --server http://10.0.0.5:8443
     --server-token-file agent.token`
@@ -35,7 +36,7 @@ def command(
     import asyncio
 
     from ringfence.cli.config import load
-    from ringfence.kube.connector import ConnectorSettings
+    from ringfence.kube.settings import ConnectorSettings
 
     flags = {
         "cluster": cluster,
@@ -54,7 +55,8 @@ async def _run(settings: object) -> None:
     import logging
     import signal
 
-    from ringfence.kube.connector import ConnectorSettings, run_connector
+    from ringfence.kube.connector import run_connector
+    from ringfence.kube.settings import ConnectorSettings
 
     if not isinstance(settings, ConnectorSettings):
         raise TypeError("settings of a connector expected")

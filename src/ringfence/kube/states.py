@@ -36,7 +36,7 @@ class Standing:
         self.problems: dict[str, int] = {}
         """What could not be read of objects, by text, with how often."""
         self.lists = 0
-        """Complete lists asked for so far, streamed ones included, to show that a relist is rare."""
+        """Complete lists begun so far, streamed ones included, to show that a relist is rare."""
         self.server_version: str | None = None
         self._clock = clock
 

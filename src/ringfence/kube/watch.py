@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from ringfence.kube.apiserver import Kinds, identity_of, version_of
+from ringfence.kube.checkpoint import Restored, pack
 from ringfence.kube.client import (
     ABSENT,
     BAD_REQUEST,
@@ -81,12 +82,21 @@ class Follower:
     a checkpoint may be taken at any such moment.
     """
 
-    def __init__(self, api: Api, cluster: str, sink: Sink, clock: Clock, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        cluster: str,
+        sink: Sink,
+        clock: Clock,
+        pace: Pace | None = None,
+        restored: Restored | None = None,
+    ) -> None:
+        restored = restored or Restored(Ledger(cluster), {}, "")
         self.standing = Standing(clock)
-        self.ledger = Ledger(cluster)
-        self.identity = ""
+        self.ledger = restored.ledger
+        self.identity = restored.identity
         """Which cluster this is, as far as known."""
-        self.tracks = {kind: Track(kind) for kind in KINDS}
+        self.tracks = {kind: Track(kind, restored.versions.get(kind, "")) for kind in KINDS}
         self._api, self._sink, self._clock, self._pace = api, sink, clock, pace or Pace()
         self._served: Served | None = None
         self._streams = False
@@ -99,6 +109,16 @@ class Follower:
             group.create_task(self._discover(), name="discover")
             for kind in KINDS:
                 group.create_task(self._follow(self.tracks[kind]), name=f"follow {kind}")
+
+    async def tried(self) -> None:
+        """Wait until every kind was asked for once, or cannot be."""
+        while not all(track.tried for track in self.tracks.values()):
+            await self._pulse.wait()
+
+    def checkpoint(self) -> bytes:
+        """All that a restart needs, true once everything given to the sink until now is acknowledged."""
+        versions = {kind: track.version for kind, track in self.tracks.items() if track.version}
+        return pack(self.ledger, versions, self.identity)
 
     # What the server has.
 
@@ -124,10 +144,17 @@ class Follower:
             self.standing.server(version)
             self._streams = (minor(version) or 0) >= STREAMS
         if self._served is None:
-            self.identity = await identity_of(self._api)
+            self._meet_cluster(await identity_of(self._api))
         if served is not None and served != self._served:
             self._served = served
             self._beat()
+
+    def _meet_cluster(self, identity: str) -> None:
+        """Versions of another cluster mean nothing here: everything is asked for, and compared with what was told."""
+        if self.identity and identity and identity != self.identity:
+            for track in self.tracks.values():
+                track.version = ""
+        self.identity = identity or self.identity
 
     def _beat(self) -> None:
         """Wake everybody who waits for a change of what is served or was tried."""
@@ -225,7 +252,6 @@ class Follower:
 
     async def _pages(self, track: Track, path: str) -> None:
         """The whole list in parts; what is missing from it is told when it is complete."""
-        self.standing.lists += 1
         seen: set[str] = set()
         track.seen = seen
         following, limit = "", PAGE
@@ -239,6 +265,7 @@ class Follower:
                 following, limit = "", 0
                 seen.clear()
                 continue
+            self.standing.lists += not following
             version, following = self._page(track, body)
             await self._sink.room()
             if not following:
@@ -284,7 +311,9 @@ class Follower:
                         came = True
                         self._block(track, block)
                         await self._sink.room()
-                    elif not first:
+                    elif first:
+                        self.standing.lists += 1
+                    else:
                         self._current(track)
         except Refused as refused:
             if first and refused.status in (BAD_REQUEST, INVALID):
@@ -300,7 +329,6 @@ class Follower:
         if track.version:
             seconds = int(self._pace.watch * random.uniform(1.0, 2.0))
             return {"resourceVersion": track.version, "timeoutSeconds": str(seconds)}
-        self.standing.lists += 1
         track.seen = set()
         return {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 
