@@ -10,7 +10,7 @@ Labels = tuple[tuple[str, str], ...]
 KINDS = ("pod", "service", "node", "external", "unresolved")
 
 
-class Endpoint(msgspec.Struct, frozen=True, omit_defaults=False):
+class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=False):
     """One version of one endpoint. `kind` is one of KINDS; absent facts are None, never invented.
 
     - `pod`: namespace, name, workload, node, labels are set; `host_network` pods resolve to their node.

@@ -1,4 +1,7 @@
-"""The facts of a cluster that Ringfence needs, as frozen values; `kube.decode` makes them from JSON."""
+"""The facts of a cluster that Ringfence needs, as frozen values; `kube.decode` makes them from JSON.
+
+They hold no cycles, so the garbage collector need not follow the hundreds of thousands of them (`gc=False`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ else:
     Value = msgspec.Raw
 
 
-class ContainerPort(msgspec.Struct, frozen=True):
+class ContainerPort(msgspec.Struct, frozen=True, gc=False):
     """A declared container port; `protocol` is TCP, UDP or SCTP."""
 
     port: int
@@ -23,7 +26,7 @@ class ContainerPort(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class Probe(msgspec.Struct, frozen=True):
+class Probe(msgspec.Struct, frozen=True, gc=False):
     """A kubelet probe that crosses the network; exec probes are not here. `port` is a number or a name."""
 
     kind: str
@@ -33,7 +36,7 @@ class Probe(msgspec.Struct, frozen=True):
     port: int | str
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """One pod. `addresses` is empty until it has any, and again once the pod has terminated."""
 
     uid: str
@@ -59,7 +62,7 @@ class Pod(msgspec.Struct, frozen=True):
     """When its deletion was asked for (metadata.deletionTimestamp), UTC ns: it is terminating, and still there."""
 
 
-class ServicePort(msgspec.Struct, frozen=True):
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One port of a service. `target_port` is a number or a container port's name."""
 
     port: int
@@ -69,7 +72,7 @@ class ServicePort(msgspec.Struct, frozen=True):
     node_port: int | None = None
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """One service. `addresses` are ClusterIPs (none for headless), then external and load-balancer ones."""
 
     uid: str
@@ -87,7 +90,7 @@ class Service(msgspec.Struct, frozen=True):
     annotations: Labels = ()
 
 
-class Backend(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """One address behind a service, from an EndpointSlice; `pod` is `namespace/name` where it is a pod."""
 
     address: str
@@ -95,7 +98,7 @@ class Backend(msgspec.Struct, frozen=True):
     ready: bool = True
 
 
-class EndpointSlice(msgspec.Struct, frozen=True):
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """One EndpointSlice: the backends of `service` (`namespace/name`) on resolved target ports."""
 
     uid: str
@@ -107,7 +110,7 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     """`port` here is the target port; `name` pairs it with the service's port."""
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One node; its agent may report more local addresses than these (bridges, tunnels)."""
 
     uid: str
@@ -118,7 +121,7 @@ class Node(msgspec.Struct, frozen=True):
     annotations: Labels = ()
 
 
-class Namespace(msgspec.Struct, frozen=True):
+class Namespace(msgspec.Struct, frozen=True, gc=False):
     """One namespace."""
 
     uid: str
@@ -127,7 +130,7 @@ class Namespace(msgspec.Struct, frozen=True):
     annotations: Labels = ()
 
 
-class Workload(msgspec.Struct, frozen=True):
+class Workload(msgspec.Struct, frozen=True, gc=False):
     """One root owner of pods and what its pod template says, also while it has no pod at all.
 
     `kind` is Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job, CronJob or Pod;
@@ -155,7 +158,7 @@ class Workload(msgspec.Struct, frozen=True):
         return f"{self.kind}/{self.name}"
 
 
-class NetworkPolicy(msgspec.Struct, frozen=True):
+class NetworkPolicy(msgspec.Struct, frozen=True, gc=False):
     """One policy object of the cluster, as its API holds it.
 
     `kind` is NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy or BaselineAdminNetworkPolicy; `namespace` is
@@ -174,14 +177,14 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     spec: str = "{}"
 
 
-class RouteBackend(msgspec.Struct, frozen=True):
+class RouteBackend(msgspec.Struct, frozen=True, gc=False):
     """A service that a route leads to, `namespace/name`, and its port by number or name where the route says one."""
 
     service: str
     port: int | str | None = None
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """A way into the cluster by host name: Ingress, a Gateway API route, or an OpenShift Route.
 
     `kind` is Ingress, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute or Route. `via` is who carries it: an
@@ -202,7 +205,7 @@ class Route(msgspec.Struct, frozen=True):
     annotations: Labels = ()
 
 
-class External(msgspec.Struct, frozen=True):
+class External(msgspec.Struct, frozen=True, gc=False):
     """What a person says of addresses outside the cluster: `network` (a CIDR; one address is a /32 or /128).
 
     `catalog` names the uploaded list it came with; `uid` is `catalog/network`. Of several networks that hold an
@@ -231,7 +234,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
 }
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """Something became true (`present`) or stopped being true. Times are UTC nanoseconds.
 
     `at` is when it became true as far as the cluster tells (creation, or when news arrived), `known` when

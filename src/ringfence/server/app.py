@@ -6,6 +6,7 @@ engine opened and its settings read back, what a crash left is finished, and onl
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -159,6 +160,9 @@ class Server:
         book = Book()
         book.apply(facts.changes())
         book.report(facts.reports())
+        # What was loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         ingest = Ingest(engine, facts, journal, self._clock, book.report)
         ingest.start()
         self._undo.callback(ingest.stop)
