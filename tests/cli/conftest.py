@@ -91,6 +91,12 @@ def online(tmp_path: Path) -> Iterator[Online]:
         process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def now() -> int:
+    """The time, UTC ns."""
+    return time.time_ns()
+
+
 @pytest.fixture
 def golden(repo: Path):
     """Compare an output with the file kept of it; what differs is written beside it."""

@@ -73,6 +73,77 @@ def test_standard_input() -> None:
     assert "carts" in run("list", "--manifests", "-", stdin=SERVICE)[1]
 
 
+DEPLOYMENT = (
+    "kind: Deployment\napiVersion: apps/v1\nmetadata: {name: web, namespace: shop}\n"
+    "spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: nginx}]}}}\n"
+)
+
+
+def test_a_filter_holds_what_manifests_promise(folder: Path) -> None:
+    (folder / "web.yaml").write_text(DEPLOYMENT)
+    for text in ('labels["app"] == "web"', "app=web"):
+        code, out, err = run("list", "--manifests", str(folder), "-l", text, "-o", "json")
+        (row,) = json.loads(out)
+        assert (code, row["kind"], row["name"], row["workload"]) == (0, "Pod", "web", "Deployment/web")
+        assert row["uid"] is None
+        # A selector is never an error; without the label CEL is one, for the pod and the service.
+        assert ("an error for 2 more" in err) == ("==" in text)
+    with pytest.raises(Problem, match="--filter line 1 column"):
+        run("list", "--manifests", str(folder), "--filter", 'labels["app" == 1')
+
+
+def test_groups_of_manifests(folder: Path) -> None:
+    (folder / "web.yaml").write_text(DEPLOYMENT)
+    code, out, _ = run("list", "--manifests", str(folder), "--by", "workload")
+    assert code == 0
+    assert out.splitlines() == [
+        "CLUSTER  NAMESPACE  WORKLOAD        PODS  MEMBERS",
+        "         other      Pod/p           1     p",
+        "         shop       Deployment/web  1     web",
+    ]
+    out = run("list", "--manifests", str(folder), "--by", "namespace", "-n", "shop", "-o", "json")[1]
+    assert [(row["name"], row["pods"]) for row in json.loads(out)] == [("shop", 1)]
+    for more, words in (
+        (("--by", "colour"), "unknown grouping"),
+        (("--by", "node", "--kind", "pod"), "a kind with"),
+    ):
+        with pytest.raises(Problem, match=words):
+            run("list", "--manifests", str(folder), *more)
+
+
+def test_a_preview_over_manifests(folder: Path) -> None:
+    (folder / "web.yaml").write_text(DEPLOYMENT)
+    place = ("filters", "preview", "--manifests", str(folder))
+    code, out, _ = run(*place, "--to", "app=web", "--from", 'namespace == "other"')
+    assert (code, out) == (
+        0,
+        "holds 1 before, 1 after\njoins 1:\n  + pod shop/web\nleaves 1:\n  - pod other/p\n",
+    )
+    out = run(*place, "--to", 'labels["app"] == "web"')[1]
+    assert '  ! pod other/p: labels has no key `app` (line 1 column 1: labels["app"])' in out
+    (folder / "bad.yaml").write_text("a: [")
+    code, out, err = run(*place, "--to", "app=web", "-o", "json")
+    assert code == 2
+    assert json.loads(out)["joins"]["count"] == 1
+    assert err.startswith("error: not YAML")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "nothing to preview"),
+        (("--manifests", "x"), "nothing to preview"),
+        (("web", "--manifests", "x", "--to", "true"), "no saved filters"),
+        (("--manifests", "x", "--to", "true", "--at", "1h"), "no past"),
+        (("--to", "true", "--from", "false"), "a text to replace"),
+        (("--manifests", "/does/not/exist", "--to", "nme == 'x'"), "--to line 1 column 1"),
+    ],
+)
+def test_a_preview_that_contradicts_itself(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(Problem, match=words):
+        run("filters", "preview", *arguments)
+
+
 def test_manifests_have_no_past(folder: Path) -> None:
     with pytest.raises(Problem, match="no history"):
         run("list", "--manifests", str(folder), "--at", "15m")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ringfence.cli.client import Client, ServerOption, TokenOption
+from ringfence.cli.inventory_rows import finish
 from ringfence.cli.output import Output, emit, emit_table
 from ringfence.model.problems import Problem
 
@@ -89,7 +90,7 @@ def delete(
 
 
 def _read(file: str) -> tuple[Any, ...]:
-    """The entries of a file. Every problem but the first is printed, the first is raised."""
+    """The entries of a file. Every problem is printed; then nothing is sent and the exit code is 2."""
     from ringfence.inventory.externals_file import read_externals
 
     try:
@@ -102,10 +103,7 @@ def _read(file: str) -> tuple[Any, ...]:
     if len(data) > LARGEST:
         raise Problem("too large a list", file, f"keep to {LARGEST >> 20} MiB")
     entries, problems = read_externals(text, "standard input" if file == "-" else file)
-    for problem in problems[1:]:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        raise problems[0]
+    finish(problems)
     return entries
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ringfence.cli import externals, filters
 from ringfence.cli.client import ServerOption, TokenOption
+from ringfence.cli.externals import app as externals
+from ringfence.cli.filters import app as filters
 from ringfence.cli.output import Output
 
 app = typer.Typer(
@@ -15,8 +16,8 @@ app = typer.Typer(
     help="Pods, services, nodes and workloads, at any time; filters over them; names for outside addresses.",
     epilog="Example: `ringfence inventory list --manifests k8s/ --filter 'app=web'`",
 )
-app.add_typer(filters.app, name="filters")
-app.add_typer(externals.app, name="externals")
+app.add_typer(filters, name="filters")
+app.add_typer(externals, name="externals")
 
 KINDS = "pod, service, endpointslice, node, namespace, workload, networkpolicy, route or external"
 GROUPS = "service, workload, deployment, statefulset, daemonset, job, namespace or node"

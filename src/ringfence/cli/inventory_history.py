@@ -30,7 +30,7 @@ def show_history(answer: dict[str, Any], output: Output) -> None:
     if output is not Output.table:
         emit(answer.get("holders", answer.get("objects")), output)
     elif "holders" in answer:
-        columns = ("FROM", "UNTIL", "CLUSTER", "KIND", "NAMESPACE", "NAME", "WORKLOAD", "NODE")
+        columns = ("FROM", "UNTIL", "CLUSTER", "KIND", "NAMESPACE", "NAME", "WORKLOAD", "NODE", "LABELS")
         emit_table(None, columns, map(_holder, answer["holders"]))
     else:
         names = ("FROM", "UNTIL", "CLUSTER", "OBJECT", "WHAT CHANGED")
@@ -46,11 +46,10 @@ def _is_address(name: str) -> bool:
 
 
 def _holder(held: dict[str, Any]) -> tuple[object, ...]:
-    fields = ("from", "until", "cluster", "kind", "namespace", "name", "workload", "node")
-    return tuple(
-        held.get("service") if field == "name" and held.get("service") else held.get(field)
-        for field in fields
-    )
+    fields = ("from", "until", "cluster", "kind", "namespace")
+    name = held.get("service") or held["name"]
+    labels = ",".join(f"{key}={value}" for key, value in held["labels"])
+    return (*(held[field] for field in fields), name, held["workload"], held["node"], labels)
 
 
 def _spans(told: dict[str, Any]) -> list[tuple[object, ...]]:

@@ -45,16 +45,14 @@ def offline(asked: Asked, path: str, promised: bool = False) -> Offline:
     objects, problems = read(path)
     if asked.filter is None:
         return Offline(with_promised(objects) if promised else objects, problems)
-    import numpy as np
-
     from ringfence.inventory.filters import parse_any
-    from ringfence.inventory.standing import able
+    from ringfence.inventory.previews import unjudged
 
     filter = parse_any(asked.filter, "--filter")
     every = with_promised(objects)
     population = populate(every)
     selection = population.select(filter)
-    errors = int(able(filter, population, np.flatnonzero(selection.error)).sum())
+    errors = len(unjudged(filter, population, selection))
     return Offline(every, problems, frozenset(selection.keys()), errors)
 
 

@@ -21,21 +21,15 @@ def offline(manifests: str, former: str | None, to: str, limit: int) -> dict[str
     import msgspec
 
     from ringfence.cli.population import populate, read
-    from ringfence.inventory.filters import parse_any, preview
-    from ringfence.inventory.members import member, sample_keys
+    from ringfence.inventory.filters import parse_any
+    from ringfence.inventory.previews import previewed
     from ringfence.inventory.would_be import with_promised
 
     old = None if former is None else parse_any(former, "--from")
     new = parse_any(to, "--to")
     objects, problems = read(manifests)
-    population = populate(with_promised(objects))
-    found = preview(population, old, new)
-    lists = {
-        name: sample_keys(population, getattr(found, name), limit) for name in ("joins", "leaves", "errors")
-    }
-    reasons = [{"endpoint": member(population, key), "why": why} for key, why in found.reasons]
-    answer = {"before": found.before, "after": found.after, **lists, "reasons": reasons}
-    plain: dict[str, Any] = msgspec.to_builtins(answer)
+    found = previewed(populate(with_promised(objects)), old, new, limit)
+    plain: dict[str, Any] = msgspec.to_builtins(found)
     return plain | {"problems": [str(problem) for problem in problems]}
 
 

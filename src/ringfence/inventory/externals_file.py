@@ -72,7 +72,6 @@ def check_entries(given: Iterable[Given]) -> tuple[tuple[Entry, ...], list[Probl
             found.append(Problem(f"more than {MOST:,} entries", one.where, "divide the list in two"))
             break
         network = _network(one.network, one.where)
-        found += _wrong(one)
         if isinstance(network, Problem):
             found.append(network)
         elif network in first:
@@ -81,6 +80,7 @@ def check_entries(given: Iterable[Given]) -> tuple[tuple[Entry, ...], list[Probl
         else:
             first[network] = one.where
             entries[network] = Entry(network, one.name, tuple(sorted(one.labels)))
+        found += _wrong(one)
     return tuple(entries[network] for network in sorted(entries)), found
 
 

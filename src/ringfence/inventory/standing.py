@@ -12,10 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.inventory.filters import Filter, Key, Population
-from ringfence.inventory.filters.fields import ALL as KINDS
-from ringfence.inventory.filters.fields import BY_NAME
+from ringfence.inventory.filters import Key, Population
 from ringfence.inventory.members import NOBODY, Sample, sample
+from ringfence.inventory.previews import able
 from ringfence.inventory.scopes import Scope, Tree, rank, scope_filter
 from ringfence.model.problems import Problem
 
@@ -232,16 +231,6 @@ def _claims(
         codes[held] = len(claims) + again
         claims += [(*claims[code], scope) for code in former.tolist()]
     return codes, claims
-
-
-def able(filter: Filter, population: Population, rows: I64) -> NDArray[np.bool_]:
-    """Which rows are of a kind that can have every field the filter reads."""
-    kinds = set(KINDS)
-    for field in filter.fields:
-        kinds &= set(BY_NAME[field].kinds)
-    named = population.distinct("kind").values
-    of_kind = np.fromiter((kind in kinds for kind in named), np.bool_, len(named))
-    return of_kind[population.codes("kind")[rows]]
 
 
 def refuse(found: tuple[Conflict, ...]) -> Problem:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ringfence.flows.present import rfc3339
-from ringfence.inventory.filters import Filter, Memberships, Population, parse_any, preview, why_row
-from ringfence.inventory.filters.preview import Why
+from ringfence.inventory.filters import Filter, Memberships, Population, parse_any
 from ringfence.inventory.inventory import EVERYWHERE
-from ringfence.inventory.members import SHOWN, Member, Sample, member, sample_keys
+from ringfence.inventory.members import Member, sample_keys
+from ringfence.inventory.previews import Failed, Previewed, failures, previewed, unjudged
 from ringfence.model.problems import Problem
 from ringfence.server.book import Book, Changed
 from ringfence.server.refusals import NotFound
@@ -44,26 +44,8 @@ class FilterRow(msgspec.Struct, frozen=True):
     by: str
     count: int
     errors: int
-    """Endpoints for which it is an error: it does not hold them."""
+    """Endpoints that it cannot judge (`inventory.previews`): it does not hold them."""
     problem: str | None = None
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """An endpoint for which a filter is an error, and why."""
-
-    endpoint: Member
-    why: Why
-
-
-class PreviewBody(msgspec.Struct, frozen=True):
-    """What an edited filter would change."""
-
-    before: int
-    after: int
-    joins: Sample
-    leaves: Sample
-    errors: Sample
-    reasons: tuple[Failed, ...]
 
 
 class Members(NamedTuple):
@@ -165,25 +147,16 @@ class Catalog:
 
     def preview(
         self, old: Filter | None, new: Filter, at: int | None, known: int | None, limit: int
-    ) -> PreviewBody:
+    ) -> Previewed:
         """Who would join and who would leave if `new` took the place of `old`."""
         with self.population(at, known) as population:
-            found = preview(population, old, new)
-            return PreviewBody(
-                found.before,
-                found.after,
-                sample_keys(population, found.joins, limit),
-                sample_keys(population, found.leaves, limit),
-                sample_keys(population, found.errors, limit),
-                tuple(Failed(member(population, key), why) for key, why in found.reasons),
-            )
+            return previewed(population, old, new, limit)
 
-    def failures(self, name: str) -> list[Failed]:
-        """The first endpoints for which a saved filter is an error, and why."""
+    def failures(self, name: str) -> tuple[Failed, ...]:
+        """The first endpoints that a saved filter cannot judge, and why."""
         filter = self.filter(name)
         with self.population() as population:
-            failed = population.select(filter).failed()[:SHOWN]
-            return [Failed(member(population, key), why_row(population, filter, key)) for key in failed]
+            return failures(filter, population)[1]
 
     def _snapshot(self, at: int, known: int | None) -> Population:
         clusters = (EVERYWHERE, *self._book.clusters())
@@ -211,7 +184,8 @@ class Catalog:
         if saved.name not in self._broken:
             filter = self._memberships.filter(saved.name)
             count = len(self._memberships.members(saved.name))
-            errors = int(self._memberships.population.select(filter).error.sum())
+            population = self._memberships.population
+            errors = len(unjudged(filter, population, population.select(filter)))
         broken = self._broken.get(saved.name)
         return FilterRow(
             saved.name,

@@ -16,9 +16,10 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from ringfence.inventory.filters import parse_any
 from ringfence.inventory.members import SHOWN
+from ringfence.inventory.previews import Previewed
 from ringfence.model.problems import Problem
 from ringfence.server.access import signature
-from ringfence.server.catalog import FilterRow, PreviewBody
+from ringfence.server.catalog import FilterRow
 from ringfence.server.routes.flows import LIMIT, MOST
 from ringfence.server.service import Service
 
@@ -106,7 +107,7 @@ def members(
 
 
 @post("/v1/filters/preview", status_code=200, sync_to_thread=True, request_max_body_size=MAX_BODY)
-def preview(service: NamedDependency[Service], data: JSONBody[Ask]) -> PreviewBody:
+def preview(service: NamedDependency[Service], data: JSONBody[Ask]) -> Previewed:
     """Who would join and who would leave a filter if its text were this one."""
     if not 1 <= data.limit <= MOST:
         raise Problem(f"limit {data.limit}", "limit", f"use 1 to {MOST}")
@@ -127,5 +128,5 @@ def times(service: Service, at: str | None, known: str | None) -> tuple[int | No
 
 def _shown(service: Service, name: str) -> dict[str, Any]:
     row = service.catalog.one(name)
-    failures = [] if row.problem else service.catalog.failures(name)
+    failures = () if row.problem else service.catalog.failures(name)
     return {"filter": row, "versions": service.catalog.versions(name), "failures": failures}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-import numpy as np
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
@@ -17,7 +16,7 @@ from ringfence.inventory.filters import Key, parse_any
 from ringfence.inventory.grouped import BY, group
 from ringfence.inventory.history import Span
 from ringfence.inventory.inventory import EVERYWHERE
-from ringfence.inventory.standing import able
+from ringfence.inventory.previews import unjudged
 from ringfence.model.objects import KINDS, NetworkPolicy, Object, Route, Workload
 from ringfence.model.problems import Problem
 from ringfence.server.service import Service
@@ -172,7 +171,7 @@ def _asked(
     with service.catalog.population(moment if at else None, learnt) as population:
         selection = population.select(read)
         only = frozenset(selection.keys())
-        errors = int(able(read, population, np.flatnonzero(selection.error)).sum())
+        errors = len(unjudged(read, population, selection))
     return Asked(service, moment, learnt, clusters, only, errors)
 
 
