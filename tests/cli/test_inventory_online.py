@@ -102,7 +102,9 @@ def test_what_an_object_was_and_who_held_an_address(online, now):
     online.tell(pod("web-1", "shop", "10.0.0.1", app="www"), at=now - 600 * 10**9)
     online.tell(pod("web-1"), at=now - 300 * 10**9, gone=True)
     online.tell(pod("heir", "other", "10.0.0.1"), at=now - 200 * 10**9)
-    rows = [line.split()[2:] for line in inventory(online, "history", "shop/web-1").out.splitlines()[1:]]
+    lines = inventory(online, "history", "shop/web-1").out.splitlines()
+    assert lines[0].split() == ["FROM", "UNTIL", "KNOWN", "CLUSTER", "OBJECT", "WHAT", "CHANGED"]
+    rows = [line.split()[3:] for line in lines[1:3]] + [lines[3].split()[2:]]
     assert rows[0] == ["lab", "pod", "shop/web-1", "appeared"]
     assert rows[1] == ["lab", "pod", "shop/web-1", "labels", "+app=www"]
     assert rows[2][-1] == "gone"

@@ -73,6 +73,7 @@ def test_an_object_s_history_names_what_changed(api, now):
         assert [span["changed"] for span in spans] == [[], ["labels", "phase"], []]
         assert [span["value"] is None for span in spans] == [False, False, True]
         assert spans[0]["until"] == spans[1]["from"]
+        assert [span["known"] for span in spans] == [span["from"] for span in spans]
     (recent,) = api.get("/v1/inventory/history", name="a", since="20s")["objects"]
     assert len(recent["spans"]) == 2
     assert api.get("/v1/inventory/history", name="nobody")["objects"] == []

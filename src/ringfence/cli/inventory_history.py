@@ -33,7 +33,7 @@ def show_history(answer: dict[str, Any], output: Output) -> None:
         columns = ("FROM", "UNTIL", "CLUSTER", "KIND", "NAMESPACE", "NAME", "WORKLOAD", "NODE", "LABELS")
         emit_table(None, columns, map(_holder, answer["holders"]))
     else:
-        names = ("FROM", "UNTIL", "CLUSTER", "OBJECT", "WHAT CHANGED")
+        names = ("FROM", "UNTIL", "KNOWN", "CLUSTER", "OBJECT", "WHAT CHANGED")
         emit_table(None, names, [row for each in answer["objects"] for row in _spans(each)])
 
 
@@ -60,7 +60,8 @@ def _spans(told: dict[str, Any]) -> list[tuple[object, ...]]:
         last = value or before or {}
         place = "/".join(filter(None, (last.get("namespace"), last.get("name", told["uid"]))))
         what = f"{told['kind'].lower()} {place}"
-        rows.append((span["from"], span["until"] or "", told["cluster"], what, _change(before, value, span)))
+        times = (span["from"], span["until"], span["known"])
+        rows.append((*times, told["cluster"], what, _change(before, value, span)))
         before = value
     return rows
 

@@ -120,6 +120,11 @@ class Cluster:
         for kind, uid, record in self._records:
             yield kind, uid, record.statements
 
+    def said(self, kind: str, uid: str) -> tuple[Statement, ...]:
+        """Everything said of one object."""
+        record = self._records.get(kind, uid)
+        return record.statements if record is not None else ()
+
     def reports(self) -> Iterator[tuple[str, Run]]:
         """Every run of equal reports of every node."""
         return iter(self._reports)

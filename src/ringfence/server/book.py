@@ -90,6 +90,11 @@ class Book:
         with self._lock:
             return self._inventory.horizon(cluster)
 
+    def said(self, cluster: str, kind: str, uid: str) -> tuple[Statement, ...]:
+        """Everything that was said of one object."""
+        with self._lock:
+            return self._inventory.cluster(cluster).said(kind, uid)
+
     def current(self, cluster: str, kind: str, uid: str) -> Object | None:
         """What an object is after everything that was said of it."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ from ringfence.inventory.filters import Key, parse_any
 from ringfence.inventory.grouped import BY, group
 from ringfence.inventory.history import Span
 from ringfence.inventory.inventory import EVERYWHERE
+from ringfence.inventory.learnt import learnt
 from ringfence.inventory.previews import unjudged
 from ringfence.model.objects import KINDS, NetworkPolicy, Object, Route, Workload
 from ringfence.model.problems import Problem
@@ -32,6 +33,9 @@ Namespace = Annotated[str | None, QueryParameter(description="only this namespac
 FilterText = Annotated[str | None, QueryParameter(description="CEL or a Kubernetes label selector")]
 Name = Annotated[str | None, QueryParameter(description="NAME, NAMESPACE/NAME or a UID")]
 Address = Annotated[str | None, QueryParameter(description="an IPv4 or IPv6 address, in place of a name")]
+
+
+Learnt = Callable[[Span], int | None]
 
 
 @get("/v1/inventory", sync_to_thread=True)
@@ -91,8 +95,13 @@ def history(
     if (name is None) == (address is None):
         raise Problem("name one thing", "name, address", "give either a name or an address")
     begin, end = service.span(since or "24h", until)
-    learnt = service.moment(known, "known") if known else None
+    upto = service.moment(known, "known") if known else None
     clusters = service.clusters(cluster)
+
+    def told_by(one: str, noun: str, uid: str) -> Learnt:
+        said = service.book.said(one, noun, uid)
+        return lambda span: learnt(said, span, upto)
+
     if address is not None:
         return {
             "address": address,
@@ -104,13 +113,14 @@ def history(
                     **_fields(held.endpoint),
                 }
                 for one in clusters
-                for held in service.book.holders(one, address, begin, end, learnt)
+                for held in service.book.holders(one, address, begin, end, upto)
             ],
         }
+    everywhere = clusters if cluster is not None else (EVERYWHERE, *clusters)
     found = [
-        {"cluster": one, "kind": noun, "uid": uid, "spans": _spans(told, begin, end)}
-        for one in clusters
-        for noun, uid, told in service.book.histories(one, _kind(kind), name or "", learnt)
+        {"cluster": one, "kind": noun, "uid": uid, "spans": _spans(told, begin, end, told_by(one, noun, uid))}
+        for one in everywhere
+        for noun, uid, told in service.book.histories(one, _kind(kind), name or "", upto)
     ]
     return {"name": name, "objects": [each for each in found if each["spans"]]}
 
@@ -191,8 +201,8 @@ def _fields(value: Any) -> dict[str, Any]:
     return fields
 
 
-def _spans(told: tuple[Span, ...], begin: int, end: int) -> list[dict[str, Any]]:
-    """The spans that touch [begin, end), each with the names of the fields that changed."""
+def _spans(told: tuple[Span, ...], begin: int, end: int, known: Learnt) -> list[dict[str, Any]]:
+    """The spans that touch [begin, end), each with when it became known and the names of the fields that changed."""
     rows: list[dict[str, Any]] = []
     for position, span in enumerate(told):
         until = told[position + 1].start if position + 1 < len(told) else FOREVER
@@ -202,6 +212,7 @@ def _spans(told: tuple[Span, ...], begin: int, end: int) -> list[dict[str, Any]]
                 {
                     "from": rfc3339(span.start),
                     "until": None if until == FOREVER else rfc3339(until),
+                    "known": None if (when := known(span)) is None else rfc3339(when),
                     "value": None if span.value is None else _fields(span.value),
                     "changed": _changed(before, span.value),
                 }
