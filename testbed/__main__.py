@@ -57,7 +57,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _build(_: Home, asked: argparse.Namespace) -> None:
     programs = binaries.build(binaries.API_ONLY if asked.api_only else binaries.WHOLE)
-    debian.unpack(debian.ETCD)
+    binaries.etcd()
     if not asked.api_only:
         images.make(programs, debian.unpack(debian.NODES))
 

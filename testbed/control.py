@@ -9,7 +9,7 @@ import socket
 import time
 from pathlib import Path
 
-from testbed import binaries, debian, pki, processes
+from testbed import binaries, pki, processes
 from testbed.api import Api
 from testbed.places import Failed, Home, free_ports, say
 
@@ -21,7 +21,7 @@ READY_SECONDS = 120.0
 def start(home: Home, api_only: bool, port: int = 0, flags: tuple[str, ...] = ()) -> None:
     """Everything up to a ready API server (and its companions). Raises Failed with the last words of what failed."""
     programs = binaries.build(binaries.API_ONLY if api_only else binaries.WHOLE)
-    packages = debian.unpack(debian.ETCD)
+    store = binaries.etcd()
     facts = home.facts()
     if "port" not in facts:
         etcd, peer, server = free_ports(3)
@@ -30,7 +30,7 @@ def start(home: Home, api_only: bool, port: int = 0, flags: tuple[str, ...] = ()
         )
     pki.make(home)
     _kubeconfigs(home)
-    _etcd(home, packages)
+    _etcd(home, store)
     start_api_server(home, programs)
     if not api_only:
         _companions(home, programs)
@@ -106,10 +106,10 @@ def _kubeconfigs(home: Home) -> None:
         pki.kubeconfig(home, home / "etc" / f"{name}.kubeconfig", server, name, name)
 
 
-def _etcd(home: Home, packages: Path) -> None:
+def _etcd(home: Home, program: Path) -> None:
     facts = home.facts()
     client, peer = (f"http://127.0.0.1:{facts[name]}" for name in ("etcd", "peer"))
-    argv = [str(packages / "usr" / "bin" / "etcd"), "--name", "testbed", "--data-dir", str(home / "etcd")]
+    argv = [str(program), "--name", "testbed", "--data-dir", str(home / "etcd")]
     argv += ["--listen-client-urls", client, "--advertise-client-urls", client]
     argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
     argv += ["--initial-cluster", f"testbed={peer}", "--unsafe-no-fsync", "--log-level", "warn"]

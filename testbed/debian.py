@@ -8,7 +8,6 @@ from pathlib import Path
 
 from testbed.places import Failed, cache, digest, run, say
 
-ETCD = ("etcd-server",)
 NODES = ("containerd", "runc", "containernetworking-plugins", "busybox", "libc6")
 
 
