@@ -316,7 +316,7 @@ class Follower:
                     else:
                         self._current(track)
         except Refused as refused:
-            if first and refused.status in (BAD_REQUEST, INVALID):
+            if first and _cannot_stream(refused):
                 self._streams = False
                 track.seen = None
                 return True
@@ -389,6 +389,11 @@ class Follower:
         """Now; later with each call, so that two events of one object are never told for the same moment."""
         self._last = max(self._clock(), self._last + 1)
         return self._last
+
+
+def _cannot_stream(refused: Refused) -> bool:
+    """Whether a server does not know streamed states, or its etcd (before 3.4.31 or 3.5.13) cannot serve them."""
+    return refused.status in (BAD_REQUEST, INVALID) or "RequestWatchProgress is disabled" in refused.message
 
 
 def _goes_back(before: str, after: str) -> bool:
