@@ -83,6 +83,10 @@ def test_a_conflict_that_came_after_the_commit_exits_1(online):
     done = online("scope", "tree")
     assert done.code == 1
     assert "pod shop/both in lab" in done.out
+    done = online("scope", "path", "shop/both")
+    assert done.code == 1
+    assert done.out.splitlines()[1].split("  ") == ["pod shop/both in lab", "root > undecided: a and b"]
+    assert online("scope", "path", "web-1").code == 0
 
 
 def test_drafts_are_discarded_deleted_from_and_never_overwritten(online):

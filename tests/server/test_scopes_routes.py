@@ -128,6 +128,34 @@ def test_a_conflict_that_comes_later_is_shown(shop, now):
     assert names(conflict["endpoints"]["first"]) == ["new"]
 
 
+def test_who_decides_for_an_endpoint(shop, now):
+    good(shop, "POST", "/v1/scopes/init", {"design": "per-namespace"})
+    edit(shop, "web", parent="shop", filter="app=web", order=1)
+    edit(shop, "hot", parent="shop", filter='"hot" in labels', order=2)
+    edit(shop, "cold", parent="other", filter='"cold" in labels')
+    edit(shop, "late", parent="other", filter='"late" in labels')
+    good(shop, "POST", "/v1/scopes/commit")
+    tell(
+        shop,
+        pod("both", "shop", app="web", hot="1"),
+        pod("torn", "other", cold="1", late="1"),
+        at=now - SECOND,
+    )
+
+    def path(name):
+        return [
+            (each["path"], each["undecided"])
+            for each in good(shop, "GET", "/v1/scopes/path", name=name)["endpoints"]
+        ]
+
+    assert path("shop/db-1") == path("uid-db-1") == [(["root", "shop"], [])]
+    assert path("both") == [(["root", "shop", "web"], [])]
+    assert path("torn") == [(["root", "other"], ["cold", "late"])]
+    assert path("node1") == [(["root"], [])]
+    assert path("web") == [(["root", "shop"], [])]
+    assert ask(shop, "GET", "/v1/scopes/path", name="nobody")[0] == 404
+
+
 def test_what_was_not_looked_at_is_not_committed(shop):
     seen = edit(shop, "root")["revision"]
     edit(shop, "shop", filter='namespace == "shop"')

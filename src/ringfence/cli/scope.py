@@ -92,6 +92,28 @@ def show(
     show_members(answer, output)
 
 
+@app.command("path")
+def path(
+    name: Annotated[
+        str, typer.Argument(help="An endpoint: NAME, NAMESPACE/NAME or a UID.", show_default=False)
+    ],
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show which scopes decide for an endpoint, from the root down.
+
+    Exits 1 where no scope holds it, or where two unordered ones do.
+
+    Example: `ringfence scope path shop/web-1`
+    """
+    from ringfence.cli.scope_show import show_paths
+
+    rows = Client(server, token).get("/v1/scopes/path", {"name": name})["endpoints"]
+    if not show_paths(rows, output):
+        raise typer.Exit(1)
+
+
 @app.command("edit")
 def edit(
     name: NameArgument,

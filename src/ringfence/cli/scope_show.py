@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ringfence.cli.members import print_sample, some
+from ringfence.cli.members import called, print_sample, some
 from ringfence.cli.output import Output, emit, emit_table
 
 if TYPE_CHECKING:
@@ -59,6 +59,20 @@ def show_tree(answer: dict[str, Any], output: Output) -> bool:
         )
     _conflicts(answer["conflicts"])
     return not answer["conflicts"]
+
+
+def show_paths(rows: list[dict[str, Any]], output: Output) -> bool:
+    """Print who decides for endpoints; whether somebody does for each."""
+    if output is not Output.table:
+        emit(rows, output)
+    else:
+        emit_table(None, ("ENDPOINT", "DECIDED BY"), [(called(row["endpoint"]), _path(row)) for row in rows])
+    return all(row["path"] and not row["undecided"] for row in rows)
+
+
+def _path(row: dict[str, Any]) -> str:
+    path = " > ".join(row["path"]) or "no scope"
+    return f"{path} > undecided: {' and '.join(row['undecided'])}" if row["undecided"] else path
 
 
 def show_review(review: dict[str, Any], output: Output) -> None:

@@ -63,3 +63,18 @@ def sample_keys(population: Population, keys: Iterable[Key | None], most: int = 
     """The rows with these keys."""
     found = [member(population, key) for key in keys if key is not None]
     return Sample(len(found), tuple(heapq.nsmallest(most, found))) if found else NOBODY
+
+
+def called(population: Population, name: str) -> list[Key]:
+    """The rows that go by a name: NAME, NAMESPACE/NAME or a UID; sorted as members are."""
+    found = []
+    for row in range(population.size):
+        key = population.name(row)
+        if key is not None and (key[2] == name or name in _calls(population, row)):
+            found.append((member(population, key), key))
+    return [key for _, key in sorted(found)]
+
+
+def _calls(population: Population, row: int) -> tuple[str, ...]:
+    name, namespace = population.fact(row, _NAME), population.fact(row, _NAMESPACE)
+    return (name, f"{namespace}/{name}") if namespace else (name,)

@@ -74,6 +74,7 @@ ROUTES = (
     scopes.discard,
     scopes.versions,
     scopes.members,
+    scopes.path,
     externals.list_,
     externals.replace,
     externals.end,

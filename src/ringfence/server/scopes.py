@@ -9,7 +9,7 @@ import msgspec
 
 from ringfence.flows.present import rfc3339
 from ringfence.inventory.filters import Population
-from ringfence.inventory.members import Member, sample
+from ringfence.inventory.members import Member, called, member, sample
 from ringfence.inventory.scope_designs import per_namespace, single
 from ringfence.inventory.scopes import Scope, Tree, make_tree
 from ringfence.inventory.standing import (
@@ -18,6 +18,7 @@ from ringfence.inventory.standing import (
     ScopeRow,
     changes_between,
     conflicts_of,
+    deciding_path,
     rows_of,
     stand,
 )
@@ -54,6 +55,14 @@ class Review(msgspec.Struct, frozen=True):
     """The last committed version; another than `base` cannot be committed on."""
     changes: tuple[ScopeChange, ...]
     conflicts: tuple[Conflict, ...]
+
+
+class PathRow(msgspec.Struct, frozen=True):
+    """Which scopes decide for an endpoint, from the root down; `undecided`: unordered siblings that both hold it."""
+
+    endpoint: Member
+    path: tuple[str, ...]
+    undecided: tuple[str, ...]
 
 
 class Scopes:
@@ -164,6 +173,16 @@ class Scopes:
             rows = stand(tree, population).rows[name]
             found = sample(population, rows.tolist(), limit)
         return found.count, list(found.first)
+
+    def paths(self, name: str) -> list[PathRow]:
+        """The deciding paths of the endpoints that go by a name, in the committed tree. Raises NotFound."""
+        tree = self.committed().tree
+        with self._catalog.population() as population:
+            keys = called(population, name)
+            if not keys:
+                raise NotFound(f"no endpoint `{name[:60]}`", "name", "see `ringfence inventory list`")
+            found = [(member(population, key), deciding_path(tree, population, key)) for key in keys]
+        return [PathRow(one, deciding.path, deciding.undecided) for one, deciding in found]
 
     def _edit(self, edit: Callable[[Tree], Tree], by: str, revision: int | None) -> Draft:
         """Edit what is there now; somebody else's edit in between is refused, not undone."""

@@ -22,6 +22,7 @@ MAX_TREE = 32 << 20
 
 Version = Annotated[int | None, QueryParameter(description="a committed version; the last by default", ge=0)]
 ScopeName = Annotated[str, QueryParameter(description="name of a scope")]
+EndpointName = Annotated[str, QueryParameter(description="NAME, NAMESPACE/NAME or a UID of an endpoint")]
 Revision = Annotated[int | None, QueryParameter(description="the draft's revision that was looked at", ge=0)]
 
 
@@ -132,6 +133,12 @@ def members(service: NamedDependency[Service], name: ScopeName, limit: Limit = L
     """Whom a scope of the committed tree holds now."""
     count, found = service.scopes.members(name, limit)
     return {"name": name, "count": count, "members": found}
+
+
+@get("/v1/scopes/path", sync_to_thread=True)
+def path(service: NamedDependency[Service], name: EndpointName) -> dict[str, Any]:
+    """Which scopes of the committed tree decide for the endpoints that go by a name."""
+    return {"name": name, "endpoints": service.scopes.paths(name)}
 
 
 def _given(data: Edit) -> dict[str, Any]:
