@@ -126,6 +126,22 @@ def test_what_an_object_was_and_who_held_an_address(online, now):
     assert done.err.startswith("error: no such object: nobody since 24h")
 
 
+def test_without_any_cluster_nobody_held_anything(tmp_path, monkeypatch):
+    from ringfence.cli import inventory_history
+    from ringfence.model.problems import Problem
+
+    class Empty:
+        def __init__(self, *_):
+            pass
+
+        def get(self, *_):
+            return {"address": "10.0.0.1", "holders": []}
+
+    monkeypatch.setattr(inventory_history, "Client", Empty)
+    with pytest.raises(Problem, match="no cluster is known yet"):
+        inventory_history.ask("10.0.0.1", {"since": "1h"}, None, None)
+
+
 def report(online, cluster, states, **more):
     body = {
         "cluster": cluster,

@@ -18,6 +18,8 @@ def ask(name: str, asked: dict[str, str | None], server: str | None, token: str 
     """The server's answer for a name or an address. Raises Problem where nothing was called so."""
     what = "address" if _is_address(name) else "name"
     answer: dict[str, Any] = Client(server, token).get("/v1/inventory/history", {what: name, **asked})
+    if what == "address" and not answer["holders"]:
+        raise Problem("no cluster is known yet", name, "start `ringfence connector` first")
     if what == "name" and not answer["objects"]:
         raise Problem(
             "no such object", f"{name} since {asked['since']}", "widen --since, or see `inventory list`"
