@@ -199,6 +199,8 @@ def test_a_connector_that_fell_silent_is_not_believed(capsys):
     said |= {"supported": None, "server_version": None, "lag": None, "problems": {}}
     assert not show_status([said], Output.table)
     assert "unseen" in capsys.readouterr().out
+    show_status([{**said, "problems": {f"problem {number}": 1 for number in range(25)}}], Output.table)
+    assert capsys.readouterr().out.endswith("and 5 more; -o json has them all\n")
     assert show_status([{**said, "silent": SILENCE}], Output.json)
     # One that follows nothing yet is not current either.
     assert not show_status([{**said, "silent": 0, "states": {}}], Output.json)

@@ -11,6 +11,9 @@ from ringfence.cli.output import Output, emit, emit_table
 SILENCE = 120
 """Seconds without a word after which a connector counts as unseen: whatever it said last may be wrong by now."""
 
+NAMED = 20
+"""Things that could not be read which a table names, the most frequent first."""
+
 GOOD = ("current", "absent")
 """States in which nothing is missed; a kind that the cluster does not have is no gap."""
 
@@ -56,7 +59,9 @@ def _tables(judged: list[dict[str, Any]]) -> None:
     if problems:
         print()
         problems.sort(key=lambda row: (-row[1], row[0], row[2]))
-        emit_table(None, ("CLUSTER", "TIMES", "COULD NOT BE READ"), problems)
+        emit_table(None, ("CLUSTER", "TIMES", "COULD NOT BE READ"), problems[:NAMED])
+    if len(problems) > NAMED:
+        print(f"and {len(problems) - NAMED} more; -o json has them all")
 
 
 def _cluster(report: dict[str, Any]) -> tuple[object, ...]:
