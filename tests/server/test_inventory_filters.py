@@ -56,6 +56,8 @@ def test_pods_by_what_they_belong_to(shop):
     assert grouped(shop, by="namespace") == {"kube-system": 1, "other": 1, "shop": 3}
     assert grouped(shop, by="namespace", namespace="shop") == {"shop": 3}
     assert grouped(shop, by="service") == {"web": 2}
+    assert grouped(shop, by="service", filter="app=web") == {"web": 2}
+    assert grouped(shop, by="service", filter="app=web", at="10s") == {"web": 2}
     assert grouped(shop, by="node") == {"node1": 0}
     assert grouped(shop, by="workload", filter="app=db") == {"Pod/db-1": 1}
     assert grouped(shop, by="workload", namespace="other") == {"Pod/web-3": 1}

@@ -8,7 +8,7 @@ from typing import Any
 from ringfence.cli.client import Client
 from ringfence.cli.output import Output, emit, emit_table
 
-SILENCE = 120
+SILENCE = 60
 """Seconds without a word after which a connector counts as unseen: whatever it said last may be wrong by now."""
 
 NAMED = 20

@@ -100,6 +100,12 @@ class Book:
         with self._lock:
             return self._inventory.current(cluster, kind, uid)
 
+    def currents(self, keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, Object]]:
+        """(cluster, what it is now) of these objects; those that are gone by now are left out."""
+        with self._lock:
+            found = [(key[0], self._inventory.current(*key)) for key in keys]
+        return [(cluster, value) for cluster, value in found if value is not None]
+
     def report(self, reports: Iterable[Report]) -> None:
         """Add what agents say of their nodes' addresses."""
         with self._lock:

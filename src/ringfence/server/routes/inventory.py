@@ -74,9 +74,9 @@ def groups(
     """Pods by what they belong to; with a filter, only those it holds."""
     asked = _asked(service, at, known, cluster, filter)
     place = "name" if by == "namespace" else "namespace"
-    found = [
-        one for one in group(asked.objects(None), by, asked.only) if namespace in (None, getattr(one, place))
-    ]
+    # A service need not be held by the filter for its pods to be.
+    every = asked._replace(only=None).objects(None)
+    found = [one for one in group(every, by, asked.only) if namespace in (None, getattr(one, place))]
     return {"at": rfc3339(asked.at), "by": by, "groups": found, "errors": asked.errors}
 
 
@@ -161,8 +161,15 @@ class Asked(NamedTuple):
     errors: int = 0
     """Endpoints for which the filter is an error though their kind has the fields it reads."""
 
+    live: bool = False
+    """Whether it is asked as of now: then what a filter holds is looked up, and the rest not looked at."""
+
     def objects(self, kind: str | None) -> Iterator[tuple[str, Object]]:
         """(cluster, object) of a kind, or of all; those of a filter where there is one."""
+        if self.live and self.only is not None:
+            keys = sorted(key for key in self.only if key[0] in self.clusters and kind in (None, key[1]))
+            yield from self.service.book.currents(keys)
+            return
         for name in self.clusters:
             for item in self.service.book.objects(name, self.at, kind, self.known):
                 if self.only is None or (name, type(item).__name__, item.uid) in self.only:
@@ -182,7 +189,7 @@ def _asked(
         selection = population.select(read)
         only = frozenset(selection.keys())
         errors = len(unjudged(read, population, selection))
-    return Asked(service, moment, learnt, clusters, only, errors)
+    return Asked(service, moment, learnt, clusters, only, errors, at is None and known is None)
 
 
 def _kind(kind: str | None) -> str | None:
