@@ -39,7 +39,8 @@ def offline(asked: Asked, path: str, promised: bool = False) -> Offline:
     """
     for option in ("at", "known", "cluster"):
         if getattr(asked, option) is not None:
-            raise Problem("no history in manifests", f"--{option}", "ask a server")
+            what = "no cluster" if option == "cluster" else "no history"
+            raise Problem(f"{what} in manifests", f"--{option}", "ask a server")
     from ringfence.inventory.would_be import with_promised
 
     objects, problems = read(path)
