@@ -150,8 +150,8 @@ def test_settings_are_checked_by_name(tmp_path):
 
 
 def test_a_setting_that_is_missing_names_its_flag():
-    assert "give --cluster" in one_line(run("connector"))
-    assert "give --server" in one_line(run("connector", "--cluster", "lab"))
+    assert "give --server" in one_line(run("connector"))
+    assert "give --cluster" in one_line(run("connector", "--server", "http://127.0.0.1:1"))
 
 
 def test_an_unknown_verb_and_a_missing_argument():

@@ -46,17 +46,26 @@ class Held(NamedTuple):
 
 
 def claims(source: str, history: Sequence[Span]) -> list[Claim]:
-    """Every claim an object's history makes. Addresses that are none are passed over; `kube` reported them."""
+    """Every claim an object's history makes. Addresses that are none are passed over; `kube` reported them.
+
+    The first addresses of a life are possible from its beginning on, later ones from the news of them.
+    """
     made: list[Claim] = []
     open_since: dict[tuple[Packed, int], tuple[int, int]] = {}
-    born = history[0].start if history else 0
-    for position, span in enumerate(history):
+    born: int | None = None
+    had = False
+    for span in history:
         current = _addresses(span.value)
+        if span.value is None:
+            born = None
+        elif born is None:
+            born, had = span.start, False
         ended = [key for key in open_since if key not in current]
         made += [_closed(source, key, open_since.pop(key), span.start) for key in ended]
         for key in current:
             if key not in open_since:
-                open_since[key] = (born if position == 0 or not made else span.start, _certain(span))
+                open_since[key] = (span.start if had or born is None else born, _certain(span))
+        had = had or bool(current)
     made += [_closed(source, key, since, FOREVER) for key, since in open_since.items()]
     return made
 

@@ -101,6 +101,11 @@ def _beginnings(past: list[Statement]) -> list[Statement]:
         while first and address in addresses_of(past[first - 1].value):
             first -= 1
         found.append(past[first])
+    if not found:
+        # That it had an address at all in this life decides what a later one means.
+        for said in reversed(past):
+            if said.value is None or addresses_of(said.value):
+                return [said]
     return found
 
 
