@@ -3,7 +3,8 @@
 The node with the lowest role (consumer's end, provider's end, transit), then the lowest name, counts for the
 whole flow, not window by window: a packet that crosses a window's boundary on its way is in one window here and
 in the next there, and would be counted twice or never. Only in windows which that node never closed does the next
-one count. The better known direction wins, and a sighting that has it the other way round is turned.
+one count. Where an address changed hands, a node that tells the pods apart goes before all others. The better known
+direction wins, and a sighting that has it the other way round is turned.
 """
 
 from __future__ import annotations
@@ -36,15 +37,19 @@ class Chosen(NamedTuple):
     """Best direction per flow."""
 
 
-def choose(flow_id: NDArray[np.uint64], node: I64, role: U8, direction: U8, turned: U8) -> Chosen:
+def choose(
+    flow_id: NDArray[np.uint64], node: I64, role: U8, direction: U8, turned: U8, mixed: U8 | None = None
+) -> Chosen:
     """Rank the rows (one per flow and node) of each flow. `node` numbers nodes in the order of their names;
-    `turned` is each row's orientation against the canonical order of its tuple."""
+    `turned` is each row's orientation against the canonical order of its tuple. Rows with the least `mixed` come
+    first: they alone tell the packets of pods apart that had one address after another."""
     _, flow = np.unique(flow_id, return_inverse=True)
     flow = flow.astype(np.int64)
     best, orientation = _best_direction(flow, direction, turned, node)
     wrong = orientation[flow] != turned
     right_role = np.where(wrong, OTHER_END[role], role).astype(np.uint8)
-    order = np.lexsort((node, right_role, flow))
+    before = () if mixed is None else (mixed,)
+    order = np.lexsort((node, right_role, *before, flow))
     ordered = flow[order]
     start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(flow) else np.zeros(0, np.int64)
     return Chosen(order, start, flow, wrong, right_role, best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,6 @@ def hash_words(*words: U64) -> U64:
         for word in words:
             state = mix(state ^ word.astype(np.uint64, copy=False)) + _GOLDEN
         return state
-
-
-def hash_on(state: U64, word: NDArray[Any]) -> U64:
-    """`hash_words` of the words behind `state` and one more."""
-    with np.errstate(over="ignore"):
-        return mix(state ^ word.astype(np.uint64)) + _GOLDEN
 
 
 def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
@@ -103,6 +97,7 @@ def flow_id(
     return hash_words(cluster, zone.astype(np.uint64), tuples, inner, first_window.astype(np.uint64))
 
 
+@lru_cache(maxsize=1 << 17)
 def text_hash(text: str) -> np.uint64:
     """A stable 64-bit hash of a name, e.g. a cluster's (FNV-1a)."""
     value = 0xCBF29CE484222325

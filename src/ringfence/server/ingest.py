@@ -18,9 +18,8 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
-from ringfence.flows.conversations import MEMORY, Conversations, conversation_key
+from ringfence.flows.conversations import MEMORY, Conversations
 from ringfence.model.problems import Problem
 from ringfence.server.resolve import build_segment
 from ringfence.store.engine import Engine
@@ -98,15 +97,8 @@ class Ingest:
         self._addresses = {(r.cluster, r.node): r.addresses for r in self._facts.reports()}
         for segment in self._journal.pending():
             self._finish(segment)
-        clusters, table, tuples, first, last = Queries(self._engine, lambda: self._segment).conversations(
-            self._clock() - MEMORY
-        )
-        keys = np.zeros(len(table), np.uint64)
-        names = np.array(clusters, object)
-        for cluster in set(clusters):
-            mine = names == cluster
-            keys[mine] = conversation_key(cluster, table[mine], tuples[mine])
-        self._conversations.remember(keys, first, last)
+        queries = Queries(self._engine, lambda: self._segment)
+        self._conversations.remember(queries.conversations(self._clock() - MEMORY))
         self._thread.start()
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from ringfence.flows.conversations import Conversations, conversation_key
+from ringfence.flows.conversations import I64, U64, Claims, Conversations, conversation_key, pods_at
 from ringfence.flows.keys import flow_id, text_hash, tuple_hash
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.columns import Table
@@ -82,21 +82,25 @@ def _within(batch: Batch, received: int) -> tuple[Table, list[Loss]]:
     return rows[good], losses
 
 
-def _settled(
-    batches: Sequence[tuple[BatchHeader, Table]], state: Conversations
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tuple hashes, first windows) per batch; the conversations of all of them are settled together."""
+def _settled(batches: Sequence[tuple[BatchHeader, Table]], state: Conversations) -> list[tuple[U64, I64]]:
+    """(tuple hashes, where the flows begin) per batch; the conversations of all of them are settled together."""
     tuples = [tuple_hash(rows) for _, rows in batches]
-    keys = [conversation_key(head.cluster, rows, t) for (head, rows), t in zip(batches, tuples, strict=True)]
-    lengths = [np.full(len(rows), head.window_length, np.int64) for head, rows in batches]
-    first = state.settle(
-        np.concatenate(keys),
-        np.concatenate([rows["first_window"] for _, rows in batches]),
-        np.concatenate([rows["window"] for _, rows in batches]),
-        np.concatenate(lengths),
-    )
+    claims = [_claims(head, rows, each) for (head, rows), each in zip(batches, tuples, strict=True)]
+    first = state.settle(Claims(*map(np.concatenate, zip(*claims, strict=True))))
     ends = np.cumsum([len(rows) for _, rows in batches])[:-1]
     return list(zip(tuples, np.split(first, ends), strict=True))
+
+
+def _claims(head: BatchHeader, rows: Table, tuples: U64) -> Claims:
+    names = np.array([text_hash(uid) for uid in head.pods], np.uint64)
+    return Claims(
+        conversation_key(head.cluster, rows, tuples),
+        rows["first_window"],
+        rows["window"],
+        np.full(len(rows), head.window_length, np.int64),
+        rows["first"],
+        *pods_at(rows, names),
+    )
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:

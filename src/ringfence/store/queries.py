@@ -14,28 +14,38 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringfence.flows.conversations import U64
+from ringfence.flows.conversations import Stretches, conversation_key
 from ringfence.flows.counted import Chosen, choose, coverage, gaps, is_closed, substitutes
-from ringfence.flows.keys import hash_words
+from ringfence.flows.keys import hash_words, text_hash
 from ringfence.flows.link import turn
 from ringfence.model.batches import ProcessInfo
 from ringfence.model.columns import FLOW, TRANSLATION, UNKNOWN_U4, Table, structured
 from ringfence.model.flows import Process, Tap
-from ringfence.store.engine import DATABASE, Engine
+from ringfence.store.engine import Engine
 from ringfence.store.rows import halves
+from ringfence.store.shared import Shares, overlapping, shares
+from ringfence.store.statements import (
+    BATCHES,
+    CONVERSATIONS,
+    COUNTS,
+    EXTENTS,
+    FLAGS,
+    IN_GAPS,
+    IN_GAPS_SHARED,
+    LOSSES,
+    MARGIN,
+    SEEN,
+    SEEN_SHARED,
+    TRANSLATIONS,
+    WINDOWS,
+)
 
 I64 = NDArray[np.int64]
 
-MARGIN = 60_000_000_000
-"""Nanoseconds around the asked time in which a flow's nodes are looked for, so that a straggler outside a
-boundary does not change who counts."""
 LINK_BEFORE = 180_000_000_000
 """How long before the asked time the translation of a flow that is still going may lie: whatever is being translated
 is dumped each minute, so that what conntrack said hours ago, when a connection began, need not be read."""
 LINK_AFTER = 60_000_000_000
-
-COUNTS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
-FLAGS = ("consumer_flags", "provider_flags")
 
 
 class Evidence(NamedTuple):
@@ -96,7 +106,8 @@ class Queries:
     def flows(self, since: int, until: int, cluster: str) -> FlowsAnswer:
         """Every flow of a cluster with a counted window in [since, until), UTC nanoseconds, oldest first."""
         values = {**self._range(since, until), "cluster": cluster}
-        seen = self._engine.query(_SEEN, values)
+        seen, sharing = self._seen(values)
+        values |= sharing.values()
         names = _names(seen)
         node = names.node
         chosen = choose(
@@ -105,11 +116,14 @@ class Queries:
             seen["role"].to_numpy(),
             seen["direction"].to_numpy(),
             seen["reversed"].to_numpy(),
+            _mixed(seen, names, sharing),
         )
         table, began = _flow_table(seen, chosen, names)
+        # What a row of another flow of the tuple says of its beginning is not this one's.
+        began = np.where(sharing.holds(table["flow_id"]), table["first"], began)
         best = chosen.order[chosen.start]
         counted = seen["inside"].to_numpy()[best] > 0
-        counted |= self._fill_gaps(table, seen, chosen, names, values)
+        counted |= self._fill_gaps(table, seen, chosen, names, values, sharing)
         kept = np.flatnonzero(counted)
         kept = kept[np.lexsort((table["flow_id"][kept], table["first"][kept]))]
         evidence = Evidence(chosen, kept, names.nodes, node, seen["taps"])
@@ -123,7 +137,7 @@ class Queries:
             "segment": self._visible(),
             "cluster": cluster or "",
         }
-        rows = self._engine.query(_TRANSLATIONS, values)
+        rows = self._engine.query(TRANSLATIONS, values)
         table = np.zeros(rows.num_rows, TRANSLATION)
         for stage in ("pre", "post"):
             for side in ("consumer", "provider"):
@@ -136,35 +150,49 @@ class Queries:
 
     def windows(self, since: int, until: int, cluster: str = "") -> pa.Table:
         """(cluster, node, window, length) of every closed window that starts in [since, until)."""
-        return self._engine.query(_WINDOWS, {**self._range(since, until), "cluster": cluster})
+        return self._engine.query(WINDOWS, {**self._range(since, until), "cluster": cluster})
 
     def losses(self, since: int, until: int) -> pa.Table:
         """(cluster, node, stage, packets, octets, events) reported in [since, until)."""
-        return self._engine.query(_LOSSES, self._range(since, until))
+        return self._engine.query(LOSSES, self._range(since, until))
 
     def batches(self, since: int, until: int) -> pa.Table:
         """Per (cluster, node, epoch): sequences, rows, records and packets that arrived in [since, until)."""
-        return self._engine.query(_BATCHES, self._range(since, until))
+        return self._engine.query(BATCHES, self._range(since, until))
 
-    def conversations(self, since: int) -> tuple[Sequence[str], Table, U64, I64, I64]:
-        """What `Conversations.remember` needs of windows since `since`: clusters, a table with zone and inner,
-        tuple hashes, first windows, last windows."""
-        rows = self._engine.query(_CONVERSATIONS, {"since": since, "segment": self._visible()})
+    def conversations(self, since: int) -> Stretches:
+        """The flows of windows since `since`, for `Conversations.remember`."""
+        rows = self._engine.query(CONVERSATIONS, {"since": since, "segment": self._visible()})
         table = np.zeros(rows.num_rows, [("zone", "<u4"), ("inner", "<u8")])
         table["zone"], table["inner"] = rows["zone"].to_numpy(), rows["inner"].to_numpy()
-        return (
-            rows["cluster"].to_pylist(),
-            table,
-            rows["tuple_hash"].to_numpy(),
-            rows["first_window"].to_numpy(),
-            rows["last_window"].to_numpy(),
-        )
+        keys, tuples = np.zeros(len(table), np.uint64), rows["tuple_hash"].to_numpy()
+        clusters = np.array(rows["cluster"].to_pylist(), object)
+        for cluster in set(clusters):
+            mine = clusters == cluster
+            keys[mine] = conversation_key(cluster, table[mine], tuples[mine])
+        first, last = (rows[name].to_numpy() for name in ("first_window", "last_window"))
+        return Stretches(keys, first, last, _hashes(rows["low_pod"]), _hashes(rows["high_pod"]))
+
+    def _seen(self, values: dict[str, Any]) -> tuple[pa.Table, Shares]:
+        """What each node saw of each flow; flows that overlap with others of their tuple told apart in it."""
+        seen = self._engine.query(SEEN, values)
+        shared = overlapping(seen)
+        if not len(shared):
+            return seen, Shares()
+        sharing = shares(self._engine.query(EXTENTS, {**values, "shared": shared.tolist()}))
+        return self._engine.query(SEEN_SHARED, {**values, **sharing.values()}), sharing
 
     def _range(self, since: int, until: int) -> dict[str, Any]:
         return {"since": since, "until": until, "segment": self._visible()}
 
     def _fill_gaps(
-        self, table: Table, seen: pa.Table, chosen: Chosen, names: _Names, values: dict[str, Any]
+        self,
+        table: Table,
+        seen: pa.Table,
+        chosen: Chosen,
+        names: _Names,
+        values: dict[str, Any],
+        sharing: Shares,
     ) -> NDArray[np.bool_]:
         """Add to `table` what the next node saw in windows the counted one never closed; which rows got some."""
         got = np.zeros(len(table), np.bool_)
@@ -176,7 +204,8 @@ class Queries:
         holes = gaps(starts, closed)
         if not len(holes) or not len(table):
             return got
-        extra = self._engine.query(_IN_GAPS, {**values, "holes": _windows_of(windows, holes)})
+        ask = IN_GAPS_SHARED if sharing.tuples else IN_GAPS
+        extra = self._engine.query(ask, {**values, "holes": _windows_of(windows, holes)})
         at = _place(seen, extra, names)
         rank = np.empty(len(chosen.order), np.int64)
         rank[chosen.order] = np.arange(len(rank)) - chosen.start[chosen.flow[chosen.order]]
@@ -207,6 +236,14 @@ def _is_answered(
         better = node[chosen.order[first[rows] + level]]
         answered[rows] |= is_closed(starts, closed, better, window[rows])
     return answered
+
+
+def _mixed(seen: pa.Table, names: _Names, sharing: Shares) -> NDArray[np.uint8]:
+    """Per row of `seen`: at how many ends that changed hands its node cannot tell the pods apart."""
+    turned = seen["reversed"].to_numpy() == 1
+    consumer, provider = names.consumer_pod > 0, names.provider_pod > 0
+    low, high = np.where(turned, provider, consumer), np.where(turned, consumer, provider)
+    return sharing.mixed(seen["flow_id"].to_numpy(), low, high)
 
 
 def _merge(table: Table, extra: pa.Table, rows: I64, chosen: Chosen, at: I64) -> None:
@@ -293,6 +330,13 @@ def _distinct(column: pa.ChunkedArray) -> list[str]:
     return sorted(set(column.unique().to_pylist()) - {""})
 
 
+def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """`text_hash` of each value, 0 of the empty one."""
+    terms = column.unique().to_pylist()
+    hashes = {term: int(text_hash(term)) if term else 0 for term in terms}
+    return np.array([hashes[term] for term in column.to_pylist()], np.uint64)
+
+
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> I64:
     """Place of each value in `names`, -1 when absent. Python sees each distinct value once."""
     place = {name: i for i, name in enumerate(names)}
@@ -309,96 +353,3 @@ def _windows_of(rows: pa.Table, holes: I64) -> list[int]:
     first = np.searchsorted(holes, window)
     inside = (first < len(holes)) & (holes[np.minimum(first, len(holes) - 1)] < window + length)
     return [int(start) for start in np.unique(window[inside])]
-
-
-_INSIDE = "(window >= {since:Int64} AND window < {until:Int64})"
-_WHOLE = "segment <= {segment:UInt64}"
-_OF_CLUSTER = "({cluster:String} = '' OR cluster = {cluster:String})"
-
-# Each column of a turned row is read from the other side, so that a node that learnt the direction late (its
-# first windows say otherwise) still adds up. `reversed` says how a row stands against the canonical order.
-
-
-def _sides(name: str) -> tuple[str, str]:
-    other = name.replace("consumer", "*").replace("provider", "consumer").replace("*", "provider")
-    return name, other
-
-
-def _summed(how: str, name: str, then: str = "") -> str:
-    mine, other = _sides(name)
-    inner = f"if(reversed = orientation, {mine}, {other})"
-    return f"{how}({inner}{then}) AS {name}_"
-
-
-_ROW = ", ".join(
-    [
-        *(_summed("sumIf", name, f", {_INSIDE}") for name in COUNTS),
-        *(_summed("groupBitOr", name) for name in FLAGS),
-        *(_summed("any", f"{side}_{part}") for side in ("consumer", "provider") for part in ("ip", "port")),
-        *(_summed("max", f"{side}_pod") for side in ("consumer", "provider")),
-    ]
-)
-_SOURCE = f"""
-    SELECT *, argMax(reversed, direction) OVER (PARTITION BY cluster, flow_id, node) AS orientation
-    FROM {DATABASE}.sightings
-    WHERE window >= {{since:Int64}} - {MARGIN} AND window < {{until:Int64}} + {MARGIN} AND {_WHOLE} AND {_OF_CLUSTER}
-"""
-_RENAMED = ", ".join(
-    f"{name}_ AS {name}"
-    for name in (
-        *COUNTS,
-        *FLAGS,
-        *(f"{side}_{part}" for side in ("consumer", "provider") for part in ("ip", "port", "pod")),
-    )
-)
-_SEEN = f"""
-SELECT flow_id, cluster, node, tuple_hash_ AS tuple_hash, began, inside, first_ AS first, last_ AS last, role_ AS role,
-    direction_ AS direction, orientation AS reversed, protocol_ AS protocol, kind_ AS kind, zone_ AS zone,
-    inner_ AS inner, rtt_us_ AS rtt_us, retransmits_ AS retransmits, process_ AS process, taps_ AS taps, {_RENAMED}
-FROM (
-    SELECT flow_id, cluster, node, orientation, any(tuple_hash) AS tuple_hash_, min(first_window) AS began,
-        countIf({_INSIDE}) AS inside,
-        if(inside > 0, minIf(first, {_INSIDE}), min(first)) AS first_,
-        if(inside > 0, maxIf(last, {_INSIDE}), max(last)) AS last_,
-        argMax(role, direction) AS role_, max(direction) AS direction_, any(protocol) AS protocol_,
-        any(kind) AS kind_, any(zone) AS zone_, any(inner) AS inner_, min(rtt_us) AS rtt_us_,
-        toUInt32(least(sumIf(toUInt64(retransmits), retransmits != {UNKNOWN_U4}), {UNKNOWN_U4 - 1})) AS counted_,
-        if(min(retransmits) = {UNKNOWN_U4}, {UNKNOWN_U4}, counted_) AS retransmits_,
-        max(process) AS process_, argMax(taps, length(taps)) AS taps_, {_ROW}
-    FROM ({_SOURCE}) GROUP BY cluster, flow_id, node, orientation
-) ORDER BY flow_id, node
-"""
-_IN_GAPS = f"""
-SELECT flow_id, cluster, node, window, min(first_) AS first, max(last_) AS last,
-    min(rtt) AS rtt_us, min(retr) AS retransmits,
-    {", ".join(f"sum({name}_) AS {name}" for name in COUNTS)},
-    {", ".join(f"groupBitOr({name}_) AS {name}" for name in FLAGS)}
-FROM (
-    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, rtt_us AS rtt, retransmits AS retr,
-        {", ".join("if(reversed = orientation, {0}, {1}) AS {0}_".format(*_sides(name)) for name in (*COUNTS, *FLAGS))}
-    FROM ({_SOURCE}) WHERE {_INSIDE} AND window IN (SELECT arrayJoin({{holes:Array(Int64)}}))
-) GROUP BY cluster, flow_id, node, window
-"""
-_TRANSLATIONS = f"""
-SELECT DISTINCT * EXCEPT (segment, node, cluster) FROM {DATABASE}.translations
-WHERE seen >= {{since:Int64}} AND seen < {{until:Int64}} AND {_WHOLE} AND {_OF_CLUSTER} ORDER BY seen
-"""
-_WINDOWS = f"""
-SELECT cluster, node, window, max(length) AS length FROM {DATABASE}.windows
-WHERE {_INSIDE} AND {_WHOLE} AND {_OF_CLUSTER} GROUP BY cluster, node, window ORDER BY cluster, node, window
-"""
-_REPORTED = "at >= {since:Int64} AND at < {until:Int64}"
-_LOSSES = f"""
-SELECT cluster, node, stage, sum(l.packets) AS packets, sum(l.octets) AS octets, sum(l.events) AS events
-FROM {DATABASE}.losses AS l WHERE {_REPORTED} AND {_WHOLE} GROUP BY cluster, node, stage ORDER BY cluster, node, stage
-"""
-_BATCHES = f"""
-SELECT cluster, node, epoch, count() AS stored, min(sequence) AS lowest, max(sequence) AS highest,
-    sum(rows) AS rows, sum(records) AS records, sum(packets) AS packets, max(received) AS last_received
-FROM {DATABASE}.batches WHERE received >= {{since:Int64}} AND received < {{until:Int64}} AND {_WHOLE}
-GROUP BY cluster, node, epoch ORDER BY cluster, node, epoch
-"""
-_CONVERSATIONS = f"""
-SELECT cluster, zone, inner, tuple_hash, first_window, max(window) AS last_window FROM {DATABASE}.sightings
-WHERE window >= {{since:Int64}} AND {_WHOLE} GROUP BY cluster, zone, inner, tuple_hash, first_window
-"""

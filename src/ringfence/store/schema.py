@@ -75,7 +75,8 @@ SIGHTINGS = TableDef(
             "Int64",
             {
                 "window": "start of the window, UTC nanoseconds",
-                "first_window": "first window of the conversation, as the server knows it",
+                "first_window": "first window of the flow, as the server knows it; its first packet where another pod "
+                "had the address before",
                 "first": "first packet in this window, UTC nanoseconds",
                 "last": "last packet in this window, UTC nanoseconds",
             },

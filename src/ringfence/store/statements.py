@@ -1,0 +1,134 @@
+"""The questions in the engine's language. What each answers is said in `queries`, which asks them.
+
+Places `{name:Type}` are filled by the engine; no text of a user is ever part of a statement.
+"""
+
+from __future__ import annotations
+
+from ringfence.model.columns import UNKNOWN_U4
+from ringfence.store.engine import DATABASE
+from ringfence.store.shared import EXTENTS_OF, FLOW_AT_THE_TIME, HIGH_POD, LOW_POD
+
+MARGIN = 60_000_000_000
+"""Nanoseconds around the asked time in which a flow's nodes are looked for, so that a straggler outside a
+boundary does not change who counts."""
+COUNTS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
+FLAGS = ("consumer_flags", "provider_flags")
+
+_INSIDE = "(window >= {since:Int64} AND window < {until:Int64})"
+_WHOLE = "segment <= {segment:UInt64}"
+_OF_CLUSTER = "({cluster:String} = '' OR cluster = {cluster:String})"
+
+# Each column of a turned row is read from the other side, so that a node that learnt the direction late (its
+# first windows say otherwise) still adds up. `reversed` says how a row stands against the canonical order.
+
+
+def _sides(name: str) -> tuple[str, str]:
+    other = name.replace("consumer", "*").replace("provider", "consumer").replace("*", "provider")
+    return name, other
+
+
+def _summed(how: str, name: str, then: str = "") -> str:
+    mine, other = _sides(name)
+    inner = f"if(reversed = orientation, {mine}, {other})"
+    return f"{how}({inner}{then}) AS {name}_"
+
+
+_ROW = ", ".join(
+    [
+        *(_summed("sumIf", name, f", {_INSIDE}") for name in COUNTS),
+        *(_summed("groupBitOr", name) for name in FLAGS),
+        *(_summed("any", f"{side}_{part}") for side in ("consumer", "provider") for part in ("ip", "port")),
+        *(_summed("max", f"{side}_pod") for side in ("consumer", "provider")),
+    ]
+)
+
+
+def _source(flow: str = "") -> str:
+    """Sightings of and around the asked time, each with the orientation of its (flow, node); `flow` overrules ids."""
+    columns = f"* REPLACE ({flow} AS flow_id)" if flow else "*"
+    return f"""
+    SELECT *, argMax(reversed, direction) OVER (PARTITION BY cluster, flow_id, node) AS orientation
+    FROM (
+        SELECT {columns} FROM {DATABASE}.sightings
+        WHERE window >= {{since:Int64}} - {MARGIN} AND window < {{until:Int64}} + {MARGIN} AND {_WHOLE} AND {_OF_CLUSTER}
+    )
+"""
+
+
+_RENAMED = ", ".join(
+    f"{name}_ AS {name}"
+    for name in (
+        *COUNTS,
+        *FLAGS,
+        *(f"{side}_{part}" for side in ("consumer", "provider") for part in ("ip", "port", "pod")),
+    )
+)
+
+
+def _seen_in(source: str) -> str:
+    """What each node saw of each flow in all."""
+    return f"""
+SELECT flow_id, cluster, node, tuple_hash_ AS tuple_hash, began, inside, first_ AS first, last_ AS last,
+    earliest_ AS earliest, latest_ AS latest, role_ AS role,
+    direction_ AS direction, orientation AS reversed, protocol_ AS protocol, kind_ AS kind, zone_ AS zone,
+    inner_ AS inner, rtt_us_ AS rtt_us, retransmits_ AS retransmits, process_ AS process, taps_ AS taps, {_RENAMED}
+FROM (
+    SELECT flow_id, cluster, node, orientation, any(tuple_hash) AS tuple_hash_, min(first_window) AS began,
+        countIf({_INSIDE}) AS inside,
+        if(inside > 0, minIf(first, {_INSIDE}), min(first)) AS first_,
+        if(inside > 0, maxIf(last, {_INSIDE}), max(last)) AS last_,
+        argMax(role, direction) AS role_, max(direction) AS direction_, any(protocol) AS protocol_,
+        any(kind) AS kind_, any(zone) AS zone_, any(inner) AS inner_, min(rtt_us) AS rtt_us_,
+        min(first) AS earliest_, max(last) AS latest_,
+        toUInt32(least(sumIf(toUInt64(retransmits), retransmits != {UNKNOWN_U4}), {UNKNOWN_U4 - 1})) AS counted_,
+        if(min(retransmits) = {UNKNOWN_U4}, {UNKNOWN_U4}, counted_) AS retransmits_,
+        max(process) AS process_, argMax(taps, length(taps)) AS taps_, {_ROW}
+    FROM ({source}) GROUP BY cluster, flow_id, node, orientation
+) ORDER BY flow_id, node
+"""
+
+
+def _gaps_in(source: str) -> str:
+    """What each node saw of each flow in windows that others never closed."""
+    return f"""
+SELECT flow_id, cluster, node, window, min(first_) AS first, max(last_) AS last,
+    min(rtt) AS rtt_us, min(retr) AS retransmits,
+    {", ".join(f"sum({name}_) AS {name}" for name in COUNTS)},
+    {", ".join(f"groupBitOr({name}_) AS {name}" for name in FLAGS)}
+FROM (
+    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, rtt_us AS rtt, retransmits AS retr,
+        {", ".join("if(reversed = orientation, {0}, {1}) AS {0}_".format(*_sides(name)) for name in (*COUNTS, *FLAGS))}
+    FROM ({source}) WHERE {_INSIDE} AND window IN (SELECT arrayJoin({{holes:Array(Int64)}}))
+) GROUP BY cluster, flow_id, node, window
+"""
+
+
+SEEN, IN_GAPS = _seen_in(_source()), _gaps_in(_source())
+SEEN_SHARED, IN_GAPS_SHARED = (made(_source(FLOW_AT_THE_TIME)) for made in (_seen_in, _gaps_in))
+EXTENTS = EXTENTS_OF.format(source=f"({_source()})")
+TRANSLATIONS = f"""
+SELECT DISTINCT * EXCEPT (segment, node, cluster) FROM {DATABASE}.translations
+WHERE seen >= {{since:Int64}} AND seen < {{until:Int64}} AND {_WHOLE} AND {_OF_CLUSTER} ORDER BY seen
+"""
+WINDOWS = f"""
+SELECT cluster, node, window, max(length) AS length FROM {DATABASE}.windows
+WHERE {_INSIDE} AND {_WHOLE} AND {_OF_CLUSTER} GROUP BY cluster, node, window ORDER BY cluster, node, window
+"""
+_REPORTED = "at >= {since:Int64} AND at < {until:Int64}"
+LOSSES = f"""
+SELECT cluster, node, stage, sum(l.packets) AS packets, sum(l.octets) AS octets, sum(l.events) AS events
+FROM {DATABASE}.losses AS l WHERE {_REPORTED} AND {_WHOLE} GROUP BY cluster, node, stage ORDER BY cluster, node, stage
+"""
+BATCHES = f"""
+SELECT cluster, node, epoch, count() AS stored, min(sequence) AS lowest, max(sequence) AS highest,
+    sum(rows) AS rows, sum(records) AS records, sum(packets) AS packets, max(received) AS last_received
+FROM {DATABASE}.batches WHERE received >= {{since:Int64}} AND received < {{until:Int64}} AND {_WHOLE}
+GROUP BY cluster, node, epoch ORDER BY cluster, node, epoch
+"""
+CONVERSATIONS = f"""
+SELECT cluster, zone, inner, tuple_hash, first_window, max(window) AS last_window,
+    max({LOW_POD}) AS low_pod, max({HIGH_POD}) AS high_pod
+FROM {DATABASE}.sightings WHERE window >= {{since:Int64}} AND {_WHOLE}
+GROUP BY cluster, zone, inner, tuple_hash, first_window
+"""
