@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.kube.documents import documents
 from ringfence.kube.manifests import Manifests, load, of_texts
 from ringfence.model.problems import Problem
 
@@ -48,6 +49,22 @@ def test_json_after_json_goes_on_after_a_broken_one() -> None:
     found = read(f"{POD % 'a'}\n{POD % 'b'}{POD % 'c'}\n{{broken\n{POD % 'd'}")
     assert [pod.name for pod in found.pods] == ["a", "b", "c", "d"]
     assert "document 4 line 3" in found.problems[0].where
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{a: " * 100_000,
+        "- " * 100_000,
+        '{"a":' * 100_000,
+        '["x",' * 20_000,
+        "a:\n" + "".join(" " * depth + "a:\n" for depth in range(1, 2_000)),
+    ],
+)
+def test_hostile_nesting_is_a_problem_and_not_a_crash(text: str) -> None:
+    (problem,) = documents(text, "f")
+    assert isinstance(problem, Problem)
 
 
 def test_flow_style_yaml_is_not_taken_for_json() -> None:

@@ -38,6 +38,9 @@ def tell(api: Any, *values: Object, at: int, gone: bool = False, cluster: str = 
         )
         for value in values
     ]
+    if not cluster:
+        api.server.service.learn(changes)
+        return
     body = msgspec.json.encode({"cluster": cluster, "changes": changes})
     answer = api.client.post(
         "/v1/ingest/changes", content=body, headers={"Authorization": f"Bearer {api.agent}"}

@@ -105,6 +105,7 @@ def test_filters_are_values_never_sql(api, now, value):
     [
         b"",
         b"[]",
+        b'{"cluster": "", "changes": [{"cluster": "", "kind": "External", "uid": "u", "at": 1, "known": 1}]}',
         b'{"cluster": "lab", "changes": [{"cluster": "other", "kind": "Pod", "uid": "u", "at": 1, "known": 1}]}',
         b'{"cluster": "lab", "changes": [{"cluster": "lab", "kind": "Secret", "uid": "u", "at": 1, "known": 1}]}',
         b'{"cluster": "lab", "changes": [{"cluster": "lab", "kind": "Pod", "uid": "u", "at": 1, "known": 1, "value": {"uid": 3}}]}',

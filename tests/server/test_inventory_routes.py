@@ -94,7 +94,7 @@ def test_clusters_never_mix_and_an_unknown_one_is_404(api, now):
 def test_outside_names_are_facts_of_no_cluster(api, now):
     tell(api, change(pod("a", "10.244.1.5"), now - 60 * SECOND))
     value = External("dc/203.0.113.0/24", "dc", "203.0.113.0/24", "bank", (("site", "hh"),))
-    tell(api, change(value, now - 40 * SECOND, cluster=""))
+    api.server.service.learn([change(value, now - 40 * SECOND, cluster="")])
     assert holders(api, "203.0.113.7", since="60s") == ["external", "bank"]
     assert [each["cluster"] for each in api.get("/v1/inventory")["endpoints"]] == ["", "c"]
     assert [each["cluster"] for each in api.get("/v1/inventory", cluster="c")["endpoints"]] == ["c"]

@@ -40,7 +40,7 @@ def _read(file: Path) -> dict[str, Any]:
         document = yaml.safe_load(file.read_text())
     except OSError as error:
         raise Problem("cannot read the settings", str(file), str(error.strerror)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f"{file}:{where.line + 1}" if where else str(file)
         raise Problem("not YAML", line, "write one `name: value` a line") from None

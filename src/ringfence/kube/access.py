@@ -141,7 +141,7 @@ def _present(context: ssl.SSLContext, certificate: str, key: str) -> None:
 def _document(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_read(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}: line {mark.line + 1}" if mark else str(file)
         raise Problem("not a kubeconfig", where, "give a kubeconfig in YAML") from None

@@ -32,6 +32,12 @@ _TEMPLATE = re.compile(r"\{\{-?\s*[.$\w(/]")
 _ONLY_COMMENTS = re.compile(r"\A(?:\s*(?:#.*)?(?:\n|\Z))*\Z")
 
 
+DEEPEST = 128
+"""Levels that a document may be nested: real objects have a few dozen, and beyond some thousands readers crash."""
+
+_MAY_BE_DEEP = re.compile(r"^[ \t]*(?:[-?:][ \t]+){20}|^[ ]{128}", re.MULTILINE)
+
+
 class Document(NamedTuple):
     """One document: its body (JSON bytes or plain values), its number (from 1) and its first line."""
 
@@ -53,7 +59,7 @@ def documents(text: str, where: str) -> Iterator[Document | Problem]:
 
 def _is_yaml(text: str) -> bool:
     try:
-        return isinstance(yaml.load(text, Loader=_Loader), dict)
+        return isinstance(_load(text), dict)
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
 
@@ -62,7 +68,7 @@ def _json(text: str, where: str) -> Iterator[Document | Problem]:
     data = text.encode()
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         yield from _json_stream(text, where)
     else:
         yield Document(data, 1, 1)
@@ -98,9 +104,21 @@ def _yaml(text: str, where: str) -> Iterator[Document | Problem]:
             continue
         number += 1
         try:
-            yield Document(yaml.load(part, Loader=_Loader), number, line)
+            yield Document(_load(part), number, line)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             yield _broken(error, part, where, number, line)
+
+
+def _load(text: str) -> Any:
+    """The value of one YAML document. Raises ValueError for one that is nested too deeply, before the composer, which
+    is recursive in C, can overflow the stack."""
+    if text.count("[") + text.count("{") > DEEPEST or _MAY_BE_DEEP.search(text):
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST} deep")
+    return yaml.load(text, Loader=_Loader)
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:

@@ -52,11 +52,11 @@ def _documents(file: Path) -> Iterator[Document]:
     except (OSError, UnicodeDecodeError) as error:
         raise Problem("cannot read manifest", str(file), str(error)) from None
     number = 0
-    loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
     try:
-        for number, document in enumerate(yaml.load_all(text, loader), 1):
+        # Not the C loader: its composer overflows the stack on hostile nesting, this one raises.
+        for number, document in enumerate(yaml.load_all(text, yaml.SafeLoader), 1):
             yield from _take(document, f"{file} document {number}")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "not YAML"

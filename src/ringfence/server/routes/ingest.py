@@ -64,6 +64,9 @@ async def changes(request: Request, service: NamedDependency[Service]) -> Respon
         raise Problem(
             f"not a list of changes ({error})", "the body", "send cluster, changes and sequence"
         ) from None
+    if not told.cluster:
+        # The empty name is everybody's: outside names, which only people may give.
+        raise Problem("no cluster", "cluster", "name the cluster that changed")
     if any(change.cluster != told.cluster for change in told.changes):
         raise Problem("a change of another cluster", told.cluster, "send one cluster's changes at once")
     new = await asyncio.to_thread(service.learn, told.changes)
