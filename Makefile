@@ -26,7 +26,8 @@ lint: setup
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-bench: setup
+bench:
+	@scripts/setup --group bench
 	@for each in bench/*.py; do echo "== $$each"; $(PY) $$each || exit 1; done
 
 docs: setup

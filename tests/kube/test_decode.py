@@ -156,6 +156,63 @@ def test_what_is_no_address_is_said() -> None:
     assert "not an address" in str(problems[0])
 
 
+def test_every_field_of_a_pod_is_where_it_belongs() -> None:
+    """A pod is made by position: a field that moved in `Pod` would land in another."""
+    body = {
+        "metadata": {
+            "name": "web-1",
+            "namespace": "shop",
+            "uid": "u",
+            "labels": {"app": "web"},
+            "annotations": {"note": "x"},
+            "deletionTimestamp": "2026-01-01T00:01:00Z",
+            "deletionGracePeriodSeconds": 30,
+        },
+        "spec": {
+            "nodeName": "n1",
+            "hostNetwork": True,
+            "serviceAccountName": "robot",
+            "containers": [
+                {
+                    "image": "web:1",
+                    "ports": [{"containerPort": 80}],
+                    "livenessProbe": {"tcpSocket": {"port": 81}},
+                }
+            ],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+            "startTime": "2026-01-01T00:00:05Z",
+            "conditions": [{"type": "Initialized", "status": "False"}, {"type": "Ready", "status": "True"}],
+        },
+    }
+    item, problems = decode(body, "Pod", "")
+    assert item is not None
+    assert problems == ()
+    began = 1767225600 * 10**9
+    assert item.value == Pod(
+        uid="u",
+        namespace="shop",
+        name="web-1",
+        node="n1",
+        addresses=("10.0.0.1", "fd00::1"),
+        host_network=True,
+        labels=(("app", "web"),),
+        annotations=(("note", "x"),),
+        workload=None,
+        ports=(ContainerPort(80),),
+        probes=(Probe("liveness", "tcp", 81),),
+        phase="Running",
+        service_account="robot",
+        images=("web:1",),
+        started=began + 5 * 10**9,
+        ready=True,
+        deleted=began + 30 * 10**9,
+    )
+
+
 FIELDS = [
     "metadata",
     "spec",

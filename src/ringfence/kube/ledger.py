@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from hashlib import blake2b
+from hashlib import sha256
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ringfence.kube.decode import CONTROLLERS, KINDS, Item
 from ringfence.kube.owners import FOLLOWED, Owners, Ref
@@ -66,9 +67,8 @@ class Ledger:
         """News in one object that is there, put at the end of `changes`."""
         changes = [] if changes is None else changes
         value = item.value
-        if kind == "Pod":
-            value = self.owners.with_root(item)
-            self._wait(value, item)
+        if type(value) is Pod:
+            self._root(value, item)
         elif kind in CONTROLLERS and isinstance(value, Workload):
             self.controllers[value.uid] = self.owners.learn(item)
             self._adopt(value, now, changes)
@@ -79,7 +79,7 @@ class Ledger:
                 self.told[kind][value.uid] = SILENT
                 return changes
         body = _encode(value)
-        digest = blake2b(body, digest_size=DIGEST).digest()
+        digest = sha256(body).digest()[:DIGEST]
         told = self.told[kind]
         before = told.get(value.uid)
         if before != digest:
@@ -107,13 +107,21 @@ class Ledger:
         if isinstance(item.value, Pod):
             self._wait(item.value, item)
 
-    def _wait(self, pod: Pod, item: Item) -> None:
-        """Remember a pod whose root may still be learnt, in place of what was remembered of it."""
-        kind, _, name = (pod.workload or "Pod/").partition("/")
+    def _root(self, pod: Pod, item: Item) -> None:
+        """Fill in a pod's root, and remember the pod where its root may still be learnt."""
+        root = self.owners.root(pod, item.owner)
         if pod.uid in self.waiting:
             self._release(pod.uid)
+        if pod.workload != root:
+            # The value is ours alone, decoded a moment ago; a copy would cost as much as decoding it did.
+            force_setattr(pod, "workload", root)
+        if item.owner is not None and item.owner.kind in FOLLOWED:
+            self._wait(pod, item)
+
+    def _wait(self, pod: Pod, item: Item) -> None:
+        kind, _, name = (pod.workload or "Pod/").partition("/")
         if kind in FOLLOWED:
-            self.waiting[pod.uid] = msgspec.structs.replace(item, value=pod)
+            self.waiting[pod.uid] = item
             self._pods_of[Ref(pod.namespace, kind, name)].add(pod.uid)
 
     def _release(self, uid: str) -> None:

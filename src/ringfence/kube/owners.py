@@ -6,11 +6,13 @@ ends with the pod's `pod-template-hash`: only the Deployment controller makes th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from ringfence.kube.decode import Item, Owner
+from ringfence.model.endpoints import Labels
 from ringfence.model.objects import Pod, Workload
 
 HASH = "pod-template-hash"
@@ -32,8 +34,8 @@ class Owners:
     """The controllers known so far. State is only what `learn` was told; `root` is a pure look-up."""
 
     def __init__(self) -> None:
-        self.known: dict[Ref, Owner | None] = {}
-        """Who controls each controller; None where nobody does."""
+        self.known: dict[tuple[str, str, str], Owner | None] = {}
+        """Who controls each controller, by `Ref`; None where nobody does."""
 
     def learn(self, item: Item) -> Ref:
         """Remember a controller and who controls it."""
@@ -52,24 +54,33 @@ class Owners:
         value = item.value
         return isinstance(value, Workload) and (value.kind not in FOLLOWED or item.owner is None)
 
+    def root(self, pod: Pod, owner: Owner | None) -> str:
+        """The root owner `Kind/name` of a pod that `owner` made."""
+        # A static pod's mirror is controlled by its Node; nothing but the pod's own manifest stands behind it.
+        if owner is None or owner.kind == "Node":
+            return f"Pod/{pod.name}"
+        if owner.kind in FOLLOWED:
+            above = self.known.get((pod.namespace, owner.kind, owner.name), UNKNOWN)
+            if above is UNKNOWN:
+                above = _deployment(owner.name, pod.labels) if owner.kind == "ReplicaSet" else None
+            owner = above or owner
+        return f"{owner.kind}/{owner.name}"
+
     def with_root(self, item: Item) -> Pod:
         """The pod of `item` with its workload filled in."""
         pod = item.value
         if not isinstance(pod, Pod):
             raise TypeError("only pods have a root owner")
-        return msgspec.structs.replace(pod, workload="/".join(self._root(pod, item.owner)))
+        return msgspec.structs.replace(pod, workload=self.root(pod, item.owner))
 
-    def _root(self, pod: Pod, owner: Owner | None) -> Owner:
-        # A static pod's mirror is controlled by its Node; nothing but the pod's own manifest stands behind it.
-        if owner is None or owner.kind == "Node":
-            return Owner("Pod", pod.name)
-        if owner.kind not in FOLLOWED:
-            return owner
-        reference = Ref(pod.namespace, owner.kind, owner.name)
-        if reference in self.known:
-            return self.known[reference] or owner
-        if owner.kind == "ReplicaSet":
-            template = dict(pod.labels).get(HASH)
-            if template and owner.name.endswith(f"-{template}"):
-                return Owner("Deployment", owner.name.removesuffix(f"-{template}"))
-        return owner
+
+UNKNOWN = Owner("", "")
+
+
+@lru_cache(maxsize=1 << 14)
+def _deployment(name: str, labels: Labels) -> Owner | None:
+    """The Deployment of a ReplicaSet that nobody listed, where its name says so."""
+    template = dict(labels).get(HASH)
+    if template and name.endswith(f"-{template}"):
+        return Owner("Deployment", name.removesuffix(f"-{template}"))
+    return None

@@ -19,6 +19,9 @@ from ringfence.model.problems import Problem
 INITIAL_END = "k8s.io/initial-events-end"
 """The annotation of the bookmark after the last of the initial events (Kubernetes API concepts, streaming lists)."""
 
+_OBJECTS = frozenset({"ADDED", "MODIFIED", "DELETED"})
+"""Words of events that carry an object."""
+
 _HEAD = re.compile(
     rb'"metadata":\{"name":"([^"\\]*)"(?:,"generateName":"[^"\\]*")?(?:,"namespace":"([^"\\]*)")?'
     rb'(?:,"uid":"([^"\\]*)")?'
@@ -67,16 +70,17 @@ def events(kind: str, block: bytes) -> tuple[list[News], list[Problem]]:
     found: list[News] = []
     problems: list[Problem] = []
     try:
-        told = _event_decoder(kind).decode_lines(block)
+        told = event_decoder(kind).decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _one_by_one(kind, block)
     for position, event in enumerate(told):
-        if event.type in ("ADDED", "MODIFIED", "DELETED") and event.object is not None:
+        word = event.type
+        if word in _OBJECTS and event.object is not None:
             item, bad = item_of(event.object, kind, kind)
             if bad:
                 problems += bad
-            found.append(News(event.type, item, item.version if item is not None else ""))
-        elif event.type == "BOOKMARK":
+            found.append(News(word, item, item.version if item is not None else ""))
+        elif word == "BOOKMARK":
             found.append(_bookmark(event.object))
         else:
             found.append(_error([line for line in block.split(b"\n") if line.strip()][position]))
@@ -96,7 +100,7 @@ def _one_by_one(kind: str, block: bytes) -> tuple[list[News], list[Problem]]:
             break
         if event.type == "BOOKMARK":
             found.append(_bookmark(_shape_or_none(kind, event.object)))
-        elif event.type in ("ADDED", "MODIFIED", "DELETED"):
+        elif event.type in _OBJECTS:
             item, bad = decode(event.object, kind, "")
             problems += bad
             found.append(News(event.type, item, item.version if item is not None else ""))
@@ -163,7 +167,8 @@ def _error(line: bytes) -> News:
 
 
 @lru_cache(maxsize=64)
-def _event_decoder(kind: str) -> msgspec.json.Decoder[Any]:
+def event_decoder(kind: str) -> msgspec.json.Decoder[Any]:
+    """Reads lines of a watch as `type` and `object`, the latter in the kind's shape."""
     fields: list[Any] = [("type", str, ""), ("object", KINDS[kind].shape | None, None)]
     return msgspec.json.Decoder(msgspec.defstruct(f"{kind}Event", fields, gc=False))
 

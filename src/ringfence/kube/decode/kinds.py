@@ -109,10 +109,16 @@ def item_of(shaped: Any, kind: str, where: str) -> tuple[Item | None, tuple[Prob
     meta = shaped.metadata
     if meta is None or not meta.name:
         return None, (Problem("object without a name", where, "give it metadata.name"),)
-    value = KINDS[kind].make(shaped, meta, kind)
-    created = nanoseconds(meta.creation_timestamp)
-    item = Item(value, owner_of(meta, CONTROLLERS), created, meta.resource_version or "")
-    return item, _bad_addresses(value, where)
+    value = _MAKERS[kind](shaped, meta, kind)
+    owner = owner_of(meta, CONTROLLERS) if meta.owner_references else None
+    item = Item(value, owner, nanoseconds(meta.creation_timestamp), meta.resource_version or "")
+    for text in value.addresses if type(value) is Pod else _addresses(value):
+        if not is_address(text):
+            return item, _bad_addresses(value, where)
+    return item, NOTHING
+
+
+_MAKERS = {kind: entry.make for kind, entry in KINDS.items()}
 
 
 def _addresses(value: Object) -> tuple[str, ...]:
@@ -124,11 +130,9 @@ def _addresses(value: Object) -> tuple[str, ...]:
 
 
 def _bad_addresses(value: Object, where: str) -> tuple[Problem, ...]:
-    texts = [text for text in _addresses(value) if not is_address(text)]
-    if not texts:
-        return NOTHING
     name = f"{getattr(value, 'namespace', '')}/{value.name}".lstrip("/")
     return tuple(
         Problem(f"not an address ({text!r:.60})", f"{where} {name}", "fix the field; it is ignored")
-        for text in texts
+        for text in _addresses(value)
+        if not is_address(text)
     )

@@ -39,24 +39,26 @@ def pod(shape: s.PodShape, meta: s.MetaShape, kind: str) -> Pod:
     """A pod. One that has terminated holds no address."""
     spec, status = shape.spec or _NO_SPEC, shape.status or _NO_STATUS
     phase = status.phase or "Unknown"
-    template = template_of(spec.containers, spec.init_containers)
+    ports, probes, images = template_of(spec.containers, spec.init_containers)
+    # By position, which takes a quarter of the time; in the order of `Pod`, as a test checks.
     return Pod(
-        uid=uid_of(meta, kind),
-        namespace=meta.namespace or "default",
-        name=meta.name or "",
-        node=spec.node_name or None,
-        addresses=() if phase in TERMINATED else _addresses(status),
-        host_network=bool(spec.host_network),
-        labels=labels_of(meta.labels),
-        annotations=annotations_of(meta.annotations),
-        ports=template.ports,
-        probes=template.probes,
-        phase=phase,
-        service_account=spec.service_account_name or spec.service_account,
-        images=template.images,
-        started=nanoseconds(status.start_time),
-        ready=_ready(status),
-        deleted=deleted(meta),
+        meta.uid or uid_of(meta, kind),
+        meta.namespace or "default",
+        meta.name or "",
+        spec.node_name or None,
+        () if phase in TERMINATED else _addresses(status),
+        bool(spec.host_network),
+        labels_of(meta.labels),
+        annotations_of(meta.annotations),
+        None,  # The root owner is not the pod's to say: `owners`.
+        ports,
+        probes,
+        phase,
+        spec.service_account_name or spec.service_account,
+        images,
+        nanoseconds(status.start_time),
+        _ready(status),
+        None if meta.deletion_timestamp is None else deleted(meta),
     )
 
 
