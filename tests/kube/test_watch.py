@@ -180,7 +180,11 @@ def test_an_object_with_a_field_of_the_wrong_type_costs_the_field(faulty_api: An
         await until(lambda: "uid-a" in told.now())
         assert told.now()["uid-a"].addresses == ("10.0.0.1",)
         assert told.now()["uid-a"].annotations == ()
-        assert any("spec.containers" in text for text in follower.standing.problems)
+        assert any("Pod shop/a: spec.containers" in text for text in follower.standing.problems)
+        assert any(
+            "10,000,000 characters" in text and "Pod shop/a" in text for text in follower.standing.problems
+        )
+        assert follower.standing.states["Pod"].name == "current"
 
     following(faulty_api, tmp_path, body)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ringfence.kube.decode import shapes as s
 from ringfence.kube.decode.network import endpoint_slice, namespace, node, service
-from ringfence.kube.decode.parts import Owner, is_address, nanoseconds, owner_of
+from ringfence.kube.decode.parts import LARGEST_ANNOTATIONS, Owner, is_address, nanoseconds, owner_of
 from ringfence.kube.decode.pods import pod, workload
 from ringfence.kube.decode.policies import gateway_route, ingress, openshift_route, policy
 from ringfence.model.objects import Node, Object, Pod, Service
@@ -112,10 +112,13 @@ def item_of(shaped: Any, kind: str, where: str) -> tuple[Item | None, tuple[Prob
     value = _MAKERS[kind](shaped, meta, kind)
     owner = owner_of(meta, CONTROLLERS) if meta.owner_references else None
     item = Item(value, owner, nanoseconds(meta.creation_timestamp), meta.resource_version or "")
+    problems = NOTHING
+    if meta.annotations and len(getattr(value, "annotations", meta.annotations)) != len(meta.annotations):
+        problems = _long_annotations(meta.annotations, f"{where} {_name(value)}")
     for text in value.addresses if type(value) is Pod else _addresses(value):
         if not is_address(text):
-            return item, _bad_addresses(value, where)
-    return item, NOTHING
+            return item, problems + _bad_addresses(value, where)
+    return item, problems
 
 
 _MAKERS = {kind: entry.make for kind, entry in KINDS.items()}
@@ -129,10 +132,26 @@ def _addresses(value: Object) -> tuple[str, ...]:
     return ()
 
 
-def _bad_addresses(value: Object, where: str) -> tuple[Problem, ...]:
-    name = f"{getattr(value, 'namespace', '')}/{value.name}".lstrip("/")
+def _name(value: Object) -> str:
+    return f"{getattr(value, 'namespace', '')}/{value.name}".lstrip("/")
+
+
+def _long_annotations(annotations: s.Texts, where: str) -> tuple[Problem, ...]:
+    """Word of those that no API server would take."""
     return tuple(
-        Problem(f"not an address ({text!r:.60})", f"{where} {name}", "fix the field; it is ignored")
+        Problem(
+            f"annotation too long ({len(text):,} characters)",
+            f"{where}: metadata.annotations[{key:.60}]",
+            "shorten it; it was left out",
+        )
+        for key, text in annotations.items()
+        if text and len(text) > LARGEST_ANNOTATIONS
+    )
+
+
+def _bad_addresses(value: Object, where: str) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(f"not an address ({text!r:.60})", f"{where} {_name(value)}", "fix the field; it is ignored")
         for text in _addresses(value)
         if not is_address(text)
     )

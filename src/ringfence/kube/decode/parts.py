@@ -15,6 +15,9 @@ from ringfence.model.endpoints import Labels
 LONGEST_ANNOTATION = 4096
 """Longer annotation values are left out: they are caches of tools, not facts about a workload."""
 
+LARGEST_ANNOTATIONS = 1 << 18
+"""Octets of all annotations of an object that Kubernetes allows; a longer one is worth a word."""
+
 UNBORN = "manifest:"
 """Begins the UID of an object that comes from a manifest and has none of its own."""
 
