@@ -212,6 +212,15 @@ def test_a_pod_that_starts_after_its_interface_is_named(lan: Any, eventually: Ca
         assert capture.taps[0].at == "pod"
 
 
+def test_a_drain_names_the_pod_of_what_it_reads(lan: Any) -> None:
+    """Between two looks: what a new pod's tap counted must not be taken for the pod's that had the address before."""
+    subprocess.run(f"ip -n {lan.near} addr flush dev near", shell=True, check=True)
+    capture = lan.capture()
+    with pod_process(lan.far) as (uid, _):
+        assert capture.taps[0].pod is None
+        assert capture.drain().taps[0].pod == uid
+
+
 @pytest.fixture
 def eventually() -> Callable[..., None]:
     """Ask again until it holds; fail after a while."""

@@ -24,6 +24,9 @@ RESCAN = 60.0
 _RETRIES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between looks while a veth's pod is not known: its first process may come after its interface."""
 
+_NEWCOMER = 20.0
+"""Seconds in which each drain looks again for a pod that is not known: what its tap counted is named as of the drain."""
+
 _OPENERS = 0.5
 """Seconds between looks at who opened conversations: later, a short-lived process can no longer be asked after."""
 
@@ -156,19 +159,24 @@ class Capture:
         return self._events.socket.fileno()
 
     def _rescan(self) -> bool:
+        changed, unknown = self._look()
+        self._plan_next_look(unknown)
+        return changed
+
+    def _look(self) -> tuple[bool, tuple[int, ...]]:
+        """Attach to what is there now. Whether anything changed, and interfaces whose pod is not known."""
         settings = self.settings
         view = look(self._route, self._own_inode, settings.include, settings.exclude)
         before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
         self._view: View = view
         self._untapped = self._attached.apply(view.choices)
         unknown = tuple(c.ifindex for c in view.choices if c.at == "pod" and c.pod is None)
-        self._plan_next_look(unknown)
-        return before != (self._attached.taps, view.addresses)
+        return before != (self._attached.taps, view.addresses), unknown
 
     def _plan_next_look(self, unknown: tuple[int, ...]) -> None:
         """Soon, and then less and less soon, while a pod behind a veth is unknown; else in a minute."""
         if unknown != getattr(self, "_unknown", ()):
-            self._tries = 0
+            self._tries, self._unknown_since = 0, time.monotonic()
         self._unknown = unknown
         wait = RESCAN
         if unknown and self._tries < len(_RETRIES):
@@ -180,6 +188,8 @@ class Capture:
         """Swap maps and read what was counted; again the same counts until `commit` is called."""
         assert self._counters is not None, "start() first"
         counts, losses, generation = self._counters.drain()
+        if self._unknown and time.monotonic() < self._unknown_since + _NEWCOMER:
+            self._look()
         return Drained(counts, losses, generation, int(counts["packets"].sum()), self._attached.taps)
 
     def commit(self) -> None:
