@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringfence.model.batches import Loss
+from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.server.app import Server, ServerSettings
 from ringfence.store.engine import Engine
 from ringfence.store.facts import Facts
@@ -216,3 +216,16 @@ def test_addresses_heard_while_the_disk_was_full_are_not_forgotten(api, now, mon
     assert api.server.service.book.node_addresses(batch.header.cluster, now) == {
         batch.header.node: ("10.88.0.11",)
     }
+
+
+def test_a_header_that_says_a_thing_twice_is_stored_all_the_same(api, now):
+    """Two entries of a header may read alike (a process noted twice, an interface's name used again)."""
+    process = ProcessInfo(name="kubelet", pid=7, exe="/bin/kubelet")
+    tap = TapInfo("veth1", "pod")
+    rows = np.concatenate([sighting(now - SECOND, ports=(41022, port)) for port in (80, 81)])
+    rows["process"], rows["taps"][:, 0] = (1, 2), (1, 2)
+    rows["consumer_pod"] = (1, 2)
+    api.send(rows, (now - SECOND,), processes=(process, process), taps=(tap, tap), pods=("u", "u"))
+    flows = api.get("/v1/flows")["flows"]
+    assert [flow["process"]["name"] for flow in flows] == ["kubelet", "kubelet"]
+    assert [[tap["interface"] for tap in flow["taps"]] for flow in flows] == [["veth1"], ["veth1"]]

@@ -146,7 +146,14 @@ def _same(text: str, size: int) -> pa.Array:
 
 def _terms(index: NDArray[np.uint32], terms: Sequence[str]) -> pa.Array:
     """`index` (0 is none) into `terms` as a dictionary column; none is the empty text."""
-    return pa.DictionaryArray.from_arrays(index.astype(np.int32), pa.array(["", *terms], pa.string()))
+    return _dictionary(index.astype(np.int32), ["", *terms])
+
+
+def _dictionary(index: NDArray[np.int32], terms: Sequence[str]) -> pa.Array:
+    """A dictionary column in which no term stands twice, whatever a batch says: the engine refuses those that do."""
+    number = {term: position for position, term in enumerate(dict.fromkeys(terms))}
+    code = np.fromiter((number[term] for term in terms), np.int32, len(terms))
+    return pa.DictionaryArray.from_arrays(code[index], pa.array(list(number), pa.string()))
 
 
 def _taps(index: NDArray[np.uint16], names: Sequence[str]) -> pa.Array:
@@ -158,7 +165,7 @@ def _taps(index: NDArray[np.uint16], names: Sequence[str]) -> pa.Array:
     _, rows, inverse = np.unique(keys.ravel(), return_index=True, return_inverse=True)
     distinct = packed[rows]
     texts = [" ".join(names[i - 1] for i in row if i) for row in distinct.tolist()]
-    return pa.DictionaryArray.from_arrays(inverse.astype(np.int32), pa.array(texts, pa.string()))
+    return _dictionary(inverse.astype(np.int32), texts)
 
 
 def _text(value: object) -> str:
