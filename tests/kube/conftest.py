@@ -14,6 +14,9 @@ from ringfence.kube.decode import KINDS
 PLURALS = {entry.path(version): kind for kind, entry in KINDS.items() for version in entry.versions}
 
 
+OLD_ETCD = "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled"
+
+
 class FaultyApi:
     """Objects by kind and UID, every change in a log. Knobs are plain attributes, tests turn them."""
 
@@ -31,8 +34,10 @@ class FaultyApi:
         self.discovery = "aggregated"
         """Or `plain`, as before Kubernetes 1.27, or `none`."""
         self.git_version = "v1.34.9"
-        self.streams = True
-        """Whether complete states can be streamed (WatchList)."""
+        self.streams = "yes"
+        """Complete states can be streamed (WatchList); `no`: refused; `old etcd`; `ignored`, as before 1.27."""
+        self.expired_pages = 0
+        """How many `continue` tokens are answered 410."""
         self.stalled = False
         self.bookmarks = True
         self.requests: list[str] = []
@@ -114,24 +119,30 @@ class FaultyApi:
             return await self._send(writer, 403, status(403, f"{parts.path} is forbidden"))
         if kind in self.absent:
             return await self._send(writer, 404, status(404, "not found"))
-        if "watch" in query and "sendInitialEvents" in query:
-            if not self.streams:
-                return await self._send(writer, 422, status(422, "sendInitialEvents is forbidden"))
-            self.lists += 1
-            return await self._watch(kind, None, writer)
+        if "sendInitialEvents" in query and self.streams == "no":
+            return await self._send(writer, 422, status(422, "sendInitialEvents is forbidden"))
         if "watch" in query:
-            return await self._watch(kind, int(query["resourceVersion"]), writer)
+            self.lists += "sendInitialEvents" in query and self.streams == "yes"
+            since = None if "sendInitialEvents" in query else int(query["resourceVersion"])
+            return await self._watch(kind, since, writer)
+        return await self._list(kind, query, writer)
+
+    async def _list(self, kind: str, query: dict[str, str], writer: asyncio.StreamWriter) -> bool:
         if "fieldSelector" in query:
             name = query["fieldSelector"].removeprefix("metadata.name=")
             some = [each for each in self.objects[kind].values() if each["metadata"]["name"] == name]
             return await self._send(writer, 200, {"metadata": {"resourceVersion": "1"}, "items": some})
-        self.lists += 1
+        if "continue" in query and self.expired_pages:
+            self.expired_pages -= 1
+            return await self._send(writer, 410, status(410, "the provided continue parameter is too old"))
+        self.lists += "continue" not in query
         start = int(query.get("continue", "0"))
         everything = list(self.objects[kind].values())
-        some = everything[start : start + self.page]
+        size = min(self.page, int(query["limit"])) if "limit" in query else len(everything)
+        some = everything[start : start + size]
         meta = {"resourceVersion": str(self.version)}
-        if start + self.page < len(everything):
-            meta["continue"] = str(start + self.page)
+        if start + size < len(everything):
+            meta["continue"] = str(start + size)
         return await self._send(writer, 200, {"kind": f"{kind}List", "metadata": meta, "items": some or None})
 
     def _document(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -165,11 +176,10 @@ class FaultyApi:
             return await self._send(writer, 410, status(410, "too old resource version"))
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         if since is None:
-            since = self.version
-            for body in list(self.objects[kind].values()):
-                await self._line(writer, {"type": "ADDED", "object": body})
-            meta = {"resourceVersion": str(since), "annotations": {"k8s.io/initial-events-end": "true"}}
-            await self._line(writer, {"type": "BOOKMARK", "object": {"kind": kind, "metadata": meta}})
+            if self.streams == "old etcd":
+                await self._line(writer, {"type": "ERROR", "object": status(500, OLD_ETCD)})
+                return False
+            since = await self._state(kind, writer)
         while True:
             if not self.stalled:
                 for version, word, what, body in list(self.log):
@@ -184,8 +194,19 @@ class FaultyApi:
             async with self._news:
                 await self._news.wait()
 
+    async def _state(self, kind: str, writer: asyncio.StreamWriter) -> int:
+        """The complete state as events, and its version."""
+        since = self.version
+        for body in list(self.objects[kind].values()):
+            await self._line(writer, {"type": "ADDED", "object": body})
+        meta: dict[str, Any] = {"resourceVersion": str(since)}
+        if self.streams == "yes":
+            meta["annotations"] = {"k8s.io/initial-events-end": "true"}
+        await self._line(writer, {"type": "BOOKMARK", "object": {"kind": kind, "metadata": meta}})
+        return since
+
     async def _line(self, writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
-        data = json.dumps(event).encode() + b"\n"
+        data = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         for piece in (data[:7], data[7:]):
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()

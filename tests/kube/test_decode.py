@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ringfence.kube.decode import KINDS, decode
 from ringfence.kube.owners import Owners
-from ringfence.model.objects import ContainerPort, Pod, Probe, Service, Workload
+from ringfence.model.objects import ContainerPort, EndpointSlice, Pod, Probe, Service, Workload
 
 META = {"name": "x", "namespace": "shop", "uid": "u"}
 
@@ -123,6 +123,78 @@ def test_a_workload_says_what_its_template_says() -> None:
     )
     cron: Workload = value("CronJob", spec={"jobTemplate": {"spec": {"template": template}}})
     assert (cron.root, cron.replicas, cron.labels) == ("CronJob/x", None, (("app", "web"),))
+
+
+def test_a_static_pod_is_its_own_root_and_annotated_objects_keep_their_annotations() -> None:
+    mirror = {**META, "annotations": {"kubernetes.io/config.mirror": "hash", "long": "x" * 5000}}
+    mirror["ownerReferences"] = [{"kind": "Node", "name": "n1", "controller": True}]
+    item, problems = decode({"metadata": mirror}, "Pod", "")
+    assert item is not None
+    assert problems == ()
+    pod = Owners().with_root(item)
+    assert pod.workload == "Pod/x"
+    assert pod.annotations == (("kubernetes.io/config.mirror", "hash"),)
+    noted = {**META, "annotations": {"a": "b"}}
+    for kind in (
+        "Service",
+        "Node",
+        "Namespace",
+        "Deployment",
+        "CronJob",
+        "Ingress",
+        "HTTPRoute",
+        "NetworkPolicy",
+    ):
+        item, _ = decode({"metadata": noted}, kind, "")
+        assert item is not None
+        assert item.value.annotations == (("a", "b"),)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ready"),
+    [
+        (None, None),
+        ([{"type": "Initialized", "status": "True"}], None),
+        ([None, {"type": "Ready", "status": "True"}], True),
+        ([{"type": "Ready", "status": "False"}], False),
+        ([{"type": "Ready", "status": "Unknown"}], False),
+    ],
+)
+def test_readiness(conditions: Any, ready: bool | None) -> None:
+    assert value("Pod", status={"conditions": conditions}).ready is ready
+
+
+def test_a_terminating_pod_keeps_its_address_and_says_since_when() -> None:
+    meta = {**META, "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30}
+    item, _ = decode({"metadata": meta, "status": {"podIP": "10.0.0.1", "phase": "Running"}}, "Pod", "")
+    assert item is not None
+    assert isinstance(item.value, Pod)
+    assert item.value.deleted == 1767225600 * 10**9
+    assert item.value.addresses == ("10.0.0.1",)
+
+
+def test_endpoints_of_both_families_and_named_ports() -> None:
+    meta = {**META, "labels": {"kubernetes.io/service-name": "web"}}
+    body = {
+        "metadata": meta,
+        "addressType": "IPv6",
+        "endpoints": [
+            {"addresses": ["fd00::1"], "targetRef": {"kind": "Pod", "name": "a"}},
+            {"addresses": ["fd00::2"], "conditions": {"ready": False}},
+            None,
+        ],
+        "ports": [{"name": "http", "port": 8080}, {"name": "any"}],
+    }
+    item, problems = decode(body, "EndpointSlice", "")
+    assert item is not None
+    assert problems == ()
+    assert isinstance(item.value, EndpointSlice)
+    assert item.value.service == "shop/web"
+    assert [(b.address, b.pod, b.ready) for b in item.value.backends] == [
+        ("fd00::1", "shop/a", True),
+        ("fd00::2", None, False),
+    ]
+    assert [(port.name, port.port) for port in item.value.ports] == [("http", 8080)]
 
 
 def test_a_wrong_field_is_named_and_the_rest_is_kept() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from ringfence.kube.decode import KINDS
 from ringfence.kube.documents import documents
 from ringfence.kube.manifests import Manifests, load, of_texts
 from ringfence.model.problems import Problem
@@ -117,6 +121,30 @@ def test_policies_are_kept_as_they_are() -> None:
     assert len(found.other_policies) == 1
 
 
+def test_policies_and_routes_are_facts_too() -> None:
+    found = read(
+        "apiVersion: extensions/v1beta1\nkind: NetworkPolicy\nmetadata: {name: old, namespace: shop}\n",
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: all}\n",
+        "apiVersion: crd.antrea.io/v1beta1\nkind: ClusterNetworkPolicy\nmetadata: {name: other}\n",
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i}\nspec: {rules: [{host: a.example}]}\n",
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: h}\n",
+        "apiVersion: route.openshift.io/v1\nkind: Route\nmetadata: {name: r}\n",
+        "apiVersion: serving.knative.dev/v1\nkind: Route\nmetadata: {name: not-this}\n",
+    )
+    assert [(policy.kind, policy.name) for policy in found.policies] == [
+        ("NetworkPolicy", "old"),
+        ("ClusterNetworkPolicy", "all"),
+    ]
+    assert [(route.kind, route.hosts) for route in found.routes] == [
+        ("Ingress", ("a.example",)),
+        ("HTTPRoute", ()),
+        ("Route", ()),
+    ]
+    assert set(found.policies) | set(found.routes) <= set(found.objects)
+    assert len(found.other_policies) == len(found.others) == 1
+    assert found.problems == found.notes == ()
+
+
 def test_places_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="no such file"):
         load(tmp_path / "absent")
@@ -140,6 +168,66 @@ def test_everything_given_loads(shared_data: Path, folder: str) -> None:
         assert problem.what in ("a template, not a manifest",) or problem.what.startswith(
             ("not YAML", "wrong type")
         )
+
+
+def flattened(body: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a document, read without any of the code under test."""
+    if isinstance(body, list):
+        for each in body:
+            yield from flattened(each)
+    elif isinstance(body, dict) and isinstance(body.get("kind"), str):
+        if body["kind"].endswith("List") and "items" in body:
+            kind = body["kind"].removesuffix("List")
+            for each in body["items"] or ():
+                yield from flattened({"kind": kind, **each} if isinstance(each, dict) else each)
+        else:
+            yield body
+
+
+def plainly(folder: Path) -> set[tuple[str, str, str]]:
+    """(kind, namespace, name) of every object whose kind and group are followed."""
+    found = set()
+    for file in sorted(each for each in folder.rglob("*") if each.suffix in (".yaml", ".yml", ".json")):
+        try:
+            documents = list(yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader))
+        except (yaml.YAMLError, ValueError):
+            continue
+        for body in flattened(documents):
+            group = (body.get("apiVersion") or "").rpartition("/")[0]
+            meta = body.get("metadata") or {}
+            name = meta.get("name")
+            if (
+                body["kind"] in KINDS
+                and group in (KINDS[body["kind"]].group, "")
+                and name
+                and "{{" not in str(name)
+            ):
+                entry = KINDS[body["kind"]]
+                namespaced = entry.noun not in ("Node", "Namespace") and not entry.plural.startswith(
+                    ("cluster", "admin", "baseline")
+                )
+                namespace = (meta.get("namespace") or "default") if namespaced else ""
+                found.add((body["kind"], namespace, str(name)))
+    return found
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("folder", ["k8s-objects", "netpol", "netpol-cases", "sock-shop"])
+def test_no_object_that_another_reader_sees_is_missing(shared_data: Path, folder: str) -> None:
+    found = load(shared_data / folder)
+    kinds = {"Pod": found.pods, "Service": found.services, "EndpointSlice": found.slices, "Node": found.nodes}
+    kinds["Namespace"] = found.namespaces
+    have = {
+        (kind, getattr(each, "namespace", ""), each.name) for kind, some in kinds.items() for each in some
+    }
+    have |= {
+        (each.kind, each.namespace, each.name) for each in (*found.policies, *found.routes, *found.workloads)
+    }
+    wanted = plainly(shared_data / folder)
+    assert len(wanted) > 20
+    # A controller that another one made, and that made nothing itself, is told as the workload that is its root.
+    missing = {each for each in wanted - have if each[0] not in ("ReplicaSet", "Job")}
+    assert missing == set()
 
 
 @pytest.mark.shared

@@ -18,7 +18,7 @@ from ringfence.kube.decode import KINDS
 from ringfence.kube.watch import Follower, Pace
 from ringfence.model.objects import Change
 
-PACE = Pace(first=0.01, longest=0.05, forbidden=0.05, silence=0.5)
+PACE = Pace(first=0.01, longest=0.05, forbidden=0.05, discovery=0.05, silence=0.5)
 
 
 def pod(name: str, address: str | None = None, **labels: str) -> dict[str, Any]:
@@ -53,17 +53,26 @@ class Told:
         return {value.uid: value for value in found if value.name}
 
 
+async def nothing(api: Any) -> None:
+    """No preparation."""
+
+
 def following(
-    faulty_api: Any, tmp_path: Path, body: Callable[[Any, Follower, Told], Coroutine[Any, Any, None]]
+    faulty_api: Any,
+    tmp_path: Path,
+    body: Callable[[Any, Follower, Told], Coroutine[Any, Any, None]],
+    before: Callable[[Any], Coroutine[Any, Any, None]] = nothing,
+    pace: Pace = PACE,
 ) -> None:
-    """Run `body` beside a follower of a faulty API."""
+    """Run `body` beside a follower of a faulty API, which `before` has prepared."""
     token = tmp_path / "token"
     token.write_text("secret\n")
 
     async def run() -> None:
         told = Told()
         async with faulty_api() as api, Api(direct(api.url, str(token)), timeout=2, rest=0.1) as client:
-            follower = Follower(client, "c", told, told.clock, PACE)
+            await before(api)
+            follower = Follower(client, "c", told, told.clock, pace)
             task = asyncio.ensure_future(follower.run())
             try:
                 await asyncio.wait_for(body(api, follower, told), 120)
@@ -203,6 +212,186 @@ def test_an_owner_that_comes_late_corrects_its_pods(faulty_api: Any, tmp_path: P
         assert told.now("Workload") == {}
 
     following(faulty_api, tmp_path, body)
+
+
+@pytest.mark.parametrize("streams", ["no", "old etcd", "ignored"])
+def test_pages_where_the_server_cannot_stream(faulty_api: Any, tmp_path: Path, streams: str) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: {"uid-p0", "uid-p4"} <= set(told.now()))
+        await follower.tried()
+        await api.put("Pod", pod("new"))
+        await until(lambda: "uid-new" in told.now())
+        pages = [target for target in api.requests if "/pods?" in target and "limit=" in target]
+        assert len(pages) == 3
+        asked = [target for target in api.requests if "sendInitialEvents" in target]
+        assert len(asked) <= len(KINDS)
+
+    async def before(api: Any) -> None:
+        api.streams, api.page = streams, 2
+        for number in range(5):
+            await api.put("Pod", pod(f"p{number}"))
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_an_old_server_is_not_asked_for_streams(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: {state.name for state in follower.standing.states.values()} == {"current"})
+        assert not [target for target in api.requests if "sendInitialEvents" in target]
+        assert api.lists == len(KINDS)
+
+    async def before(api: Any) -> None:
+        api.git_version, api.discovery = "v1.25.3", "plain"
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_a_page_that_expires_asks_for_everything_at_once(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: len(told.now()) == 5)
+        await until(lambda: follower.standing.states["Pod"].name == "current")
+        pods = [target for target in api.requests if "/pods" in target and "watch" not in target]
+        assert pods == ["/api/v1/pods?limit=500", "/api/v1/pods?limit=500&continue=2", "/api/v1/pods"]
+
+    async def before(api: Any) -> None:
+        api.streams, api.page, api.expired_pages = "no", 2, 1
+        for number in range(5):
+            await api.put("Pod", pod(f"p{number}"))
+
+    following(faulty_api, tmp_path, body, before)
+
+
+@pytest.mark.parametrize("discovery", ["aggregated", "plain"])
+def test_absent_kinds_cost_nothing_and_are_found_when_they_come(
+    faulty_api: Any, tmp_path: Path, discovery: str
+) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await follower.tried()
+        assert {
+            kind for kind, state in follower.standing.states.items() if state.name == "absent"
+        } == api.absent
+        assert not [target for target in api.requests if "clusternetworkpolicies" in target]
+        api.absent = set()
+        meta = {"name": "p", "uid": "uid-p"}
+        await api.put("ClusterNetworkPolicy", {"metadata": meta, "spec": {"priority": 1}})
+        await until(lambda: "uid-p" in told.now("NetworkPolicy"))
+
+    async def before(api: Any) -> None:
+        api.discovery, api.absent = discovery, {"ClusterNetworkPolicy", "Route", "HTTPRoute"}
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_without_discovery_every_kind_is_tried(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await follower.tried()
+        assert follower.standing.states["Route"].name == "absent"
+        assert follower.standing.states["HTTPRoute"].name == "current"
+
+    async def before(api: Any) -> None:
+        api.discovery, api.absent = "none", {"Route"}
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_a_kind_that_goes_takes_its_objects_along(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: "uid-r" in told.now("Route"))
+        api.absent = {"HTTPRoute"}
+        api.cut()
+        await until(lambda: "uid-r" not in told.now("Route"))
+        api.absent = set()
+        await until(lambda: "uid-r" in told.now("Route"))
+
+    async def before(api: Any) -> None:
+        await api.put("HTTPRoute", {"metadata": {"name": "r", "namespace": "shop", "uid": "uid-r"}})
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_a_kind_missing_for_a_moment_loses_nothing(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: "uid-a" in told.now())
+        api.absent = {"Pod"}
+        api.cut()
+        await until(lambda: follower.standing.states["Pod"].name == "absent")
+        api.absent = set()
+        await until(lambda: follower.standing.states["Pod"].name == "current")
+        assert [change.gone for change in told.changes if change.uid == "uid-a"] == [False]
+
+    async def before(api: Any) -> None:
+        await api.put("Pod", pod("a"))
+
+    following(faulty_api, tmp_path, body, before, PACE._replace(forbidden=0.5))
+
+
+def test_versions_that_go_back_are_noticed(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: set(told.now()) == {"uid-a", "uid-b"})
+        await until(lambda: follower.standing.states["Pod"].name == "current")
+        # As after the restore of a backup: one pod is not there, and versions are those of then.
+        del api.objects["Pod"]["uid-b"]
+        api.version = 50
+        api.log.clear()
+        api.cut()
+        await until(lambda: set(told.now()) == {"uid-a"})
+
+    async def before(api: Any) -> None:
+        await api.put("Pod", pod("a"))
+        await api.put("Pod", pod("b"))
+
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_an_event_too_large_is_named_and_the_watch_goes_on(
+    faulty_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: "uid-a" in told.now())
+        lists = follower.standing.lists
+        await api.put("Pod", pod("a", "10.0.0.1", note="x" * 5_000_000))
+        await api.put("Pod", pod("b", "10.0.0.2"))
+        await until(lambda: "uid-b" in told.now())
+        assert any("too large" in text and "Pod shop/a" in text for text in follower.standing.problems)
+        assert told.now()["uid-a"].addresses == ()
+        assert follower.standing.lists == lists
+        # Also in a complete state it is still there, whatever it looks like.
+        api.version += 1
+        api.forget()
+        api.cut()
+        await until(lambda: follower.standing.lists > lists)
+        await until(lambda: follower.standing.states["Pod"].name == "current")
+        assert set(told.now()) == {"uid-a", "uid-b"}
+
+    async def before(api: Any) -> None:
+        await api.put("Pod", pod("a"))
+
+    monkeypatch.setattr("ringfence.kube.client.LONGEST_LINE", 100_000)
+    following(faulty_api, tmp_path, body, before)
+
+
+def test_a_service_that_changes_its_selector_and_a_pod_that_ends(faulty_api: Any, tmp_path: Path) -> None:
+    async def body(api: Any, follower: Follower, told: Told) -> None:
+        await until(lambda: "uid-s" in told.now("Service"))
+        meta = {"name": "s", "namespace": "shop", "uid": "uid-s"}
+        await api.put("Service", {"metadata": meta, "spec": {"selector": {"app": "new"}}})
+        await until(lambda: told.now("Service")["uid-s"].selector == (("app", "new"),))
+        ending = pod("a", "10.0.0.1")
+        ending["metadata"] |= {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 30}
+        await api.put("Pod", ending)
+        await until(lambda: told.now()["uid-a"].deleted == 1767225630 * 10**9)
+        assert told.now()["uid-a"].addresses == ("10.0.0.1",)
+        done = pod("a", "10.0.0.1")
+        done["status"]["phase"] = "Succeeded"
+        await api.put("Pod", done)
+        await until(lambda: told.now()["uid-a"].addresses == ())
+
+    async def before(api: Any) -> None:
+        meta = {"name": "s", "namespace": "shop", "uid": "uid-s"}
+        await api.put("Service", {"metadata": meta, "spec": {"selector": {"app": "old"}}})
+        await api.put("Pod", pod("a", "10.0.0.1"))
+
+    following(faulty_api, tmp_path, body, before)
 
 
 async def fault(api: Any, which: int) -> None:
