@@ -454,3 +454,23 @@ def test_several_clusters_and_one_that_fails(faulty_api: Any, tmp_path: Path) ->
             assert set(ingest.checkpoints) >= {"one", "two"}
 
     asyncio.run(asyncio.wait_for(run(), 120))
+
+
+def test_a_server_that_does_not_know_a_kind_yet_ends_nothing(faulty_api: Any, tmp_path: Path) -> None:
+    """Custom resources are found some time after an API server's start; one answer without them proves nothing."""
+
+    async def run() -> None:
+        async with faulty_api() as api, Ingest() as ingest:
+            await api.put("HTTPRoute", {"metadata": {"name": "r", "namespace": "shop", "uid": "uid-r"}})
+            first = Life(settings(tmp_path, api, ingest))
+            await until(lambda: [change for change in ingest.changes if change.uid == "uid-r"])
+            await first.end()
+            api.absent = {"HTTPRoute"}
+            second = Life(settings(tmp_path, api, ingest))
+            await api.put("Pod", pod("a"))
+            await until(lambda: "a" in ingest.pods())
+            await until(lambda: ingest.reports["c"]["states"]["HTTPRoute"]["state"] == "absent")
+            await second.end()
+            assert [change.gone for change in ingest.changes if change.uid == "uid-r"] == [False]
+
+    asyncio.run(asyncio.wait_for(run(), 120))

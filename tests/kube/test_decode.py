@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfence.kube.decode import KINDS, decode
+from ringfence.kube.ledger import Ledger
 from ringfence.kube.owners import Owners
 from ringfence.model.objects import ContainerPort, EndpointSlice, Pod, Probe, Service, Workload
 
@@ -311,10 +313,43 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(KINDS)), json_values)
-def test_nothing_makes_decoding_raise(kind: str, body: Any) -> None:
+@given(st.sampled_from(sorted(KINDS)), json_values, json_values)
+def test_nothing_makes_decoding_or_telling_raise(kind: str, body: Any, other: Any) -> None:
     decode(msgspec.json.encode(body), kind, "f")
-    decode({"metadata": META, "spec": body, "status": body}, kind, "f")
+    for source in (
+        {"metadata": META, "spec": body, "status": other},
+        {"metadata": {**META, "labels": other}},
+    ):
+        item, _ = decode(source, kind, "f")
+        if item is not None:
+            Ledger("c").present(kind, item, 1)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 2**40, 2**63, 2**70, 10**30])
+def test_numbers_that_no_cluster_has_cost_their_field(number: int) -> None:
+    meta = {**META, "deletionGracePeriodSeconds": number, "deletionTimestamp": "9999-01-01T00:00:00Z"}
+    meta["creationTimestamp"] = "0001-01-01T00:00:00Z"
+    spec = {
+        "replicas": number,
+        "priority": number,
+        "ports": [{"port": number, "nodePort": number, "targetPort": number}],
+        "containers": [
+            {"ports": [{"containerPort": number}], "livenessProbe": {"tcpSocket": {"port": number}}}
+        ],
+    }
+    body = {"metadata": meta, "spec": spec, "status": {"startTime": "9999-01-01T00:00:00Z"}}
+    for kind in sorted(KINDS):
+        item, _ = decode(body, kind, "f")
+        assert item is not None
+        Ledger("c").present(kind, item, 1)
+
+
+def test_a_policy_that_only_yaml_can_write() -> None:
+    spec = {1: {True: float("nan"), "a": 10**30}, "b": [float("inf"), b"x"]}
+    item, _ = decode({"metadata": META, "spec": {"inner": spec}}, "NetworkPolicy", "f")
+    assert item is not None
+    text = item.value.spec  # type: ignore[union-attr]
+    assert json.loads(text)["inner"]["1"]["a"] == 10**30
 
 
 @given(st.sampled_from(sorted(KINDS)), st.binary(max_size=30))

@@ -126,6 +126,7 @@ def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
     [
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", "compressed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc", "no number"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", "was cut"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "was cut"),
         (b"", "was cut"),

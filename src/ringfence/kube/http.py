@@ -99,7 +99,7 @@ class Connection:
                 async for block in blocks:
                     yield block
         elif "content-length" in head.headers:
-            left = int(head.headers["content-length"])
+            left = _length(head.headers["content-length"])
             while left:
                 block = await self._some(seconds, left)
                 left -= len(block)
@@ -138,6 +138,12 @@ class Connection:
             held += await self._some(seconds)
             if len(held) > LARGEST_HEAD:
                 raise Broken("endless trailers")
+
+
+def _length(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise Broken("a length that is no number")
+    return int(text)
 
 
 def unframed(block: bytes, left: int, parts: list[bytes]) -> tuple[int, int, bool]:

@@ -71,7 +71,8 @@ class Track(msgspec.Struct):
     plain: bool = False
     """Ask for pages the next time, because a stream did not reach its end."""
     absences: int = 0
-    """How often in a row the server said that it has no such kind."""
+    """How often in a row the server said that it has no such kind, `counted` when it was last asked."""
+    counted: int = 0
     tried: bool = False
 
 
@@ -99,6 +100,8 @@ class Follower:
         self.tracks = {kind: Track(kind, restored.versions.get(kind, "")) for kind in KINDS}
         self._api, self._sink, self._clock, self._pace = api, sink, clock, pace or Pace()
         self._served: Served | None = None
+        self._asked = 0
+        """How often the server has said which kinds it has."""
         self._streams = False
         self._pulse = asyncio.Event()
         self._last = 0
@@ -145,9 +148,9 @@ class Follower:
             self._streams = (minor(version) or 0) >= STREAMS
         if self._served is None:
             self._meet_cluster(await identity_of(self._api))
-        if served is not None and served != self._served:
-            self._served = served
-            self._beat()
+        self._served = served or self._served
+        self._asked += 1
+        self._beat()
 
     def _meet_cluster(self, identity: str) -> None:
         """Versions of another cluster mean nothing here: everything is asked for, and compared with what was told."""
@@ -174,10 +177,12 @@ class Follower:
         return path
 
     def _absent(self, track: Track, detail: str) -> None:
-        """A kind is not there. Said twice in a row, its objects are gone with it."""
+        """A kind is not there. Said by two answers about all kinds, its objects are gone with it: a server that has
+        just started may not know its custom resources yet."""
         self.standing.set(track.kind, "absent", detail)
         track.version, track.seen = "", None
-        track.absences += 1
+        track.absences += track.counted != self._asked
+        track.counted = self._asked
         if track.absences > 1 and self.ledger.count(track.kind):
             self._sink.put(self.ledger.missing(track.kind, (), self._tick()))
         self._attempted(track)

@@ -88,10 +88,15 @@ def uid_of(meta: s.MetaShape, kind: str) -> str:
 
 
 def nanoseconds(moment: datetime | None) -> int | None:
-    """UTC nanoseconds of a moment of Kubernetes, which tells whole seconds."""
+    """UTC nanoseconds of a moment of Kubernetes, which tells whole seconds.
+
+    Go's zero time and whatever else does not fit into 64 bits is no moment.
+    """
     if moment is None:
         return None
     since = moment - _EPOCH
+    if not -_FARTHEST < since.days < _FARTHEST:
+        return None
     return (since.days * 86_400 + since.seconds) * 1_000_000_000
 
 
@@ -111,6 +116,9 @@ def is_address(text: str) -> bool:
         return False
     return True
 
+
+_FARTHEST = 106_000
+"""Days before and after 1970, the year 2260."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

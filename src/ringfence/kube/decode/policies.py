@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -19,7 +22,6 @@ EVERY = "*"
 
 def policy(shape: s.PolicyShape, meta: s.MetaShape, kind: str) -> NetworkPolicy:
     """A policy of any kind; only Kubernetes' own lives in a namespace."""
-    spec = msgspec.json.encode(shape.spec or {}, order="sorted").decode()
     return NetworkPolicy(
         uid=uid_of(meta, kind),
         kind=kind,
@@ -28,8 +30,27 @@ def policy(shape: s.PolicyShape, meta: s.MetaShape, kind: str) -> NetworkPolicy:
         labels=labels_of(meta.labels),
         annotations=annotations_of(meta.annotations),
         version=shape.api_version or "",
-        spec=spec,
+        spec=_canonical(shape.spec or {}),
     )
+
+
+def _canonical(spec: dict[str, Any]) -> str:
+    """JSON text with sorted keys, also of what only YAML can say."""
+    try:
+        return msgspec.json.encode(spec, order="sorted").decode()
+    except (TypeError, ValueError, OverflowError):
+        return json.dumps(_as_json(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _as_json(value: Any) -> Any:
+    """Keys as text, numbers of any size; what JSON does not have as text."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def ingress(shape: s.IngressShape, meta: s.MetaShape, kind: str) -> Route:

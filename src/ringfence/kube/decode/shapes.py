@@ -8,12 +8,17 @@ says is frozen, so that equal templates can be looked up.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import field
+from msgspec import Meta, field
 
 Texts = dict[str, str | None]
+
+PortNumber = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[int, Meta(ge=0, le=2**33)]
+"""A few hundred years: what is more would not fit into nanoseconds."""
 
 
 class Shape(msgspec.Struct, gc=False, rename="camel"):
@@ -39,12 +44,12 @@ class MetaShape(Shape):
     owner_references: list[OwnerShape | None] | None = None
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
-    deletion_grace_period_seconds: int | None = None
+    deletion_grace_period_seconds: Seconds | None = None
     resource_version: str | None = None
 
 
 class ActionShape(Fixed, frozen=True):
-    port: int | str | None = None
+    port: PortNumber | str | None = None
     scheme: str | None = None
 
 
@@ -55,7 +60,7 @@ class ProbeShape(Fixed, frozen=True):
 
 
 class PortShape(Fixed, frozen=True):
-    container_port: int | None = None
+    container_port: PortNumber | None = None
     protocol: str | None = None
     name: str | None = None
 
@@ -105,11 +110,11 @@ class PodShape(Shape):
 
 
 class ServicePortShape(Shape):
-    port: int | None = None
+    port: PortNumber | None = None
     protocol: str | None = None
     name: str | None = None
-    target_port: int | str | None = None
-    node_port: int | None = None
+    target_port: PortNumber | str | None = None
+    node_port: PortNumber | None = None
 
 
 class ServiceSpecShape(Shape):
@@ -154,7 +159,7 @@ class EndpointShape(Shape):
 
 
 class SlicePortShape(Shape):
-    port: int | None = None
+    port: PortNumber | None = None
     protocol: str | None = None
     name: str | None = None
 
@@ -207,7 +212,7 @@ class JobTemplateShape(Shape):
 class ControllerSpecShape(Shape):
     """The specs of Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job and CronJob."""
 
-    replicas: int | None = None
+    replicas: Count | None = None
     template: TemplateShape | None = None
     job_template: JobTemplateShape | None = None
 
@@ -226,7 +231,7 @@ class PolicyShape(Shape):
 
 
 class BackendPortShape(Shape):
-    number: int | None = None
+    number: PortNumber | None = None
     name: str | None = None
 
 
@@ -240,7 +245,7 @@ class IngressBackendShape(Shape):
 
     service: BackendServiceShape | None = None
     service_name: str | None = None
-    service_port: int | str | None = None
+    service_port: PortNumber | str | None = None
 
 
 class IngressPathShape(Shape):
@@ -280,7 +285,7 @@ class ReferenceShape(Shape):
     kind: str | None = None
     namespace: str | None = None
     name: str | None = None
-    port: int | None = None
+    port: PortNumber | None = None
 
 
 class MirrorShape(Shape):
@@ -312,7 +317,7 @@ class GatewayRouteShape(Shape):
 
 
 class RoutePortShape(Shape):
-    target_port: int | str | None = None
+    target_port: PortNumber | str | None = None
 
 
 class OpenShiftSpecShape(Shape):
