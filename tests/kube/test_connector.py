@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -474,3 +475,52 @@ def test_a_server_that_does_not_know_a_kind_yet_ends_nothing(faulty_api: Any, tm
             assert [change.gone for change in ingest.changes if change.uid == "uid-r"] == [False]
 
     asyncio.run(asyncio.wait_for(run(), 120))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_restarts_and_faults_of_everybody(
+    faulty_api: Any, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connector is stopped or killed, the API forgets or cuts, the server refuses: the sum is what is there."""
+    choose = random.Random(seed)
+    monkeypatch.setattr("ringfence.kube.connector.FAREWELL", 0.2)
+
+    async def run() -> None:
+        async with faulty_api() as api, Ingest() as ingest:
+            api.page = 3
+            wanted = settings(tmp_path, api, ingest)
+            life = Life(wanted)
+            for step in range(120):
+                name = f"p{choose.randrange(10)}"
+                if choose.random() < 0.3 and f"uid-{name}" in api.objects["Pod"]:
+                    await api.delete("Pod", f"uid-{name}")
+                else:
+                    body = pod(name)
+                    body["metadata"]["labels"] = {"step": str(step)}
+                    await api.put("Pod", body)
+                match choose.randrange(16):
+                    case 0:
+                        await life.end()
+                        life = Life(wanted)
+                    case 1:
+                        await life.die()
+                        life = Life(wanted)
+                    case 2:
+                        api.version += 1
+                        api.forget()
+                        api.cut()
+                    case 3:
+                        ingest.refuse = 0 if ingest.refuse else 503
+                    case 4:
+                        await asyncio.sleep(0.1)
+                    case 5:
+                        api.cut()
+            ingest.refuse = 0
+            there = {
+                body["metadata"]["name"]: body["metadata"]["labels"]["step"]
+                for body in api.objects["Pod"].values()
+            }
+            await until(lambda: {name: dict(p.labels)["step"] for name, p in ingest.pods().items()} == there)
+            await life.end()
+
+    asyncio.run(asyncio.wait_for(run(), 240))
