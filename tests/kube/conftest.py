@@ -113,7 +113,12 @@ class FaultyApi:
         if headers.get("authorization") != f"Bearer {self.token}":
             return await self._send(writer, 401, status(401, "Unauthorized"))
         if parts.path not in PLURALS:
-            return await self._send(writer, *self._document(parts.path, headers))
+            code, body = self._document(parts.path, headers)
+            tag = f'"{hash(json.dumps(body))}"' if parts.path == "/apis" else ""
+            if tag and headers.get("if-none-match") == tag:
+                writer.write(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+                return True
+            return await self._send(writer, code, body, tag)
         kind = PLURALS[parts.path]
         if kind in self.forbidden:
             return await self._send(writer, 403, status(403, f"{parts.path} is forbidden"))
@@ -211,9 +216,12 @@ class FaultyApi:
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()
 
-    async def _send(self, writer: asyncio.StreamWriter, code: int, body: dict[str, Any]) -> bool:
+    async def _send(
+        self, writer: asyncio.StreamWriter, code: int, body: dict[str, Any], tag: str = ""
+    ) -> bool:
         data = json.dumps(body).encode()
-        writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (code, len(data), data))
+        more = f"ETag: {tag}\r\n".encode() if tag else b""
+        writer.write(b"HTTP/1.1 %d x\r\n%sContent-Length: %d\r\n\r\n%s" % (code, more, len(data), data))
         await writer.drain()
         return True
 

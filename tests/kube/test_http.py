@@ -85,6 +85,9 @@ def test_a_connection_serves_many_requests() -> None:
         connections.append(writer)
         while request := await reader.readuntil(b"\r\n\r\n"):
             assert b"X-A: b" in request
+            if b"/same" in request:
+                writer.write(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+                continue
             if b"/chunked" in request:
                 body = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nTrailer: x\r\n\r\n"
             else:
@@ -92,9 +95,9 @@ def test_a_connection_serves_many_requests() -> None:
             writer.write(b"HTTP/1.1 200 OK\r\n" + body)
 
     async def use(client: Client) -> None:
-        for path in ("/counted", "/chunked", "/counted"):
+        for path in ("/counted", "/chunked", "/same", "/counted"):
             head, body = await client.get(path)
-            assert (head.status, body) == (200, b"abc")
+            assert (head.status, body) == ((304, b"") if path == "/same" else (200, b"abc"))
 
     asked(serve, use)
     assert len(connections) == 1

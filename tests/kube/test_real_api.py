@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ringfence.inventory.inventory import Inventory
 from ringfence.kube.access import from_kubeconfig
+from ringfence.kube.apiserver import Kinds, identity_of, version_of
 from ringfence.kube.checkpoint import restore, seal
 from ringfence.kube.client import Api
 from ringfence.kube.decode import KINDS
@@ -342,6 +343,24 @@ def test_an_expired_token_is_said(apiserver: ApiServer, tmp_path: Path) -> None:
     document["users"][0]["user"] = {"token": "expired"}
     stranger.write_text(yaml.safe_dump(document))
     asyncio.run(world.run(body))
+
+
+def test_a_client_certificate_lets_in_and_the_cluster_is_known_by_its_system_namespace(
+    apiserver: ApiServer,
+) -> None:
+    async def run() -> None:
+        async with Api(from_kubeconfig(str(apiserver.kubeconfig), None), timeout=30) as api:
+            assert await version_of(api) == apiserver.api.get("/version")["gitVersion"]
+            meta = apiserver.api.get("/api/v1/namespaces/kube-system")["metadata"]
+            assert await identity_of(api) == meta["uid"]
+            kinds = Kinds(api)
+            served = await kinds.ask()
+            assert served is not None
+            assert served.paths["CronJob"] == "/apis/batch/v1/cronjobs"
+            # Asked again, the server answers that nothing has changed.
+            assert await kinds.ask() is None
+
+    asyncio.run(run())
 
 
 @pytest.mark.shared

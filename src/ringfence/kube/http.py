@@ -21,6 +21,9 @@ LARGEST_HEAD = 1 << 16
 LARGEST_BODY = 1 << 30
 """Octets of a body that is read whole: a page of 500 of the largest objects that etcd takes."""
 
+BODILESS = (204, 304)
+"""Answers that end with their head (RFC 9112 section 6.3)."""
+
 IDLE = 8
 """Idle connections kept."""
 
@@ -94,6 +97,9 @@ class Connection:
     async def body(self, head: Head, seconds: float) -> AsyncGenerator[bytes, None]:
         """The body in blocks as they come. TimeoutError when nothing comes for `seconds`."""
         keeps = head.headers.get("connection", "").lower() != "close"
+        if head.status in BODILESS:
+            self.whole = keeps
+            return
         if "chunked" in head.headers.get("transfer-encoding", "").lower():
             async with aclosing(self._chunked(seconds)) as blocks:
                 async for block in blocks:

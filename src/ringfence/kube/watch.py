@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import aclosing
-from typing import NamedTuple, Protocol
-
-import msgspec
+from typing import NamedTuple
 
 from ringfence.kube.apiserver import Kinds, identity_of, version_of
 from ringfence.kube.checkpoint import Restored, pack
@@ -22,7 +20,6 @@ from ringfence.kube.client import (
     FORBIDDEN,
     GONE,
     INVALID,
-    LONGEST_LINE,
     PAGE,
     UNAUTHORIZED,
     Api,
@@ -30,21 +27,14 @@ from ringfence.kube.client import (
     Refused,
 )
 from ringfence.kube.decode import CONTROLLERS, KINDS
-from ringfence.kube.decode.events import News, events, named_in, page
 from ringfence.kube.discovery import Served
+from ringfence.kube.intake import Intake, Sink, Track
 from ringfence.kube.ledger import Ledger
 from ringfence.kube.states import Clock, Standing
 from ringfence.kube.support import STREAMS, minor
-from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
 
-
-class Sink(Protocol):
-    """Where changes go. `put` takes them at once; `room` waits until more may come."""
-
-    def put(self, changes: list[Change]) -> None: ...
-
-    async def room(self) -> None: ...
+NOT_THERE = "the server does not have this kind"
 
 
 class Pace(NamedTuple):
@@ -59,21 +49,6 @@ class Pace(NamedTuple):
     silence: float = 100.0
     owners: float = 60.0
     """How long pods wait for the controllers that may stand behind them."""
-
-
-class Track(msgspec.Struct):
-    """Where following one kind is. `version` is what to resume from, empty when the state must be asked for."""
-
-    kind: str
-    version: str = ""
-    seen: set[str] | None = None
-    """UIDs met since a complete state began to come; None when none is under way."""
-    plain: bool = False
-    """Ask for pages the next time, because a stream did not reach its end."""
-    absences: int = 0
-    """How often in a row the server said that it has no such kind, `counted` when it was last asked."""
-    counted: int = 0
-    tried: bool = False
 
 
 class Follower:
@@ -98,13 +73,13 @@ class Follower:
         self.identity = restored.identity
         """Which cluster this is, as far as known."""
         self.tracks = {kind: Track(kind, restored.versions.get(kind, "")) for kind in KINDS}
-        self._api, self._sink, self._clock, self._pace = api, sink, clock, pace or Pace()
+        self._intake = Intake(self.ledger, self.standing, sink, clock, self._attempted)
+        self._api, self._sink, self._pace = api, sink, pace or Pace()
         self._served: Served | None = None
         self._asked = 0
         """How often the server has said which kinds it has."""
         self._streams = False
         self._pulse = asyncio.Event()
-        self._last = 0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -134,11 +109,17 @@ class Follower:
                 await asyncio.sleep(self._pace.discovery)
             except Refused as refused:
                 await self._renewed(refused)
-                if self._served is None:
-                    for kind in KINDS:
-                        self.standing.set(kind, "behind", str(refused))
+                self._unasked(refused)
                 await asyncio.sleep(refused.after or wait * random.uniform(0.5, 1.0))
                 wait = min(wait * 2, self._pace.longest)
+
+    def _unasked(self, refused: Refused) -> None:
+        """The server cannot be asked for its kinds: we know of none, or not of those that may have come."""
+        for kind, state in list(self.standing.states.items()):
+            if self._served is None:
+                self.standing.set(kind, "behind", str(refused))
+            elif state.name == "absent":
+                self.standing.set(kind, "absent", f"{NOT_THERE}; cannot be asked again now: {refused}")
 
     async def _greet(self, kinds: Kinds) -> None:
         served = await kinds.ask()
@@ -172,7 +153,7 @@ class Follower:
             if track.kind in self._served.unsure:
                 self.standing.set(track.kind, "behind", "the server cannot say whether it has this kind")
             else:
-                self._absent(track, "the server does not have this kind")
+                self._absent(track, NOT_THERE)
             await self._pulse.wait()
         return path
 
@@ -183,8 +164,8 @@ class Follower:
         track.version, track.seen = "", None
         track.absences += track.counted != self._asked
         track.counted = self._asked
-        if track.absences > 1 and self.ledger.count(track.kind):
-            self._sink.put(self.ledger.missing(track.kind, (), self._tick()))
+        if track.absences > 1:
+            self._intake.none(track)
         self._attempted(track)
 
     def _attempted(self, track: Track) -> None:
@@ -271,37 +252,11 @@ class Follower:
                 seen.clear()
                 continue
             self.standing.lists += not following
-            version, following = self._page(track, body)
+            version, following = self._intake.page(track, body)
             await self._sink.room()
             if not following:
                 break
-        self._complete(track, version)
-
-    def _page(self, track: Track, body: bytes) -> tuple[str, str]:
-        """Tell of one part of a list: its version and the token of the next part."""
-        try:
-            part, problems = page(track.kind, body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Refused(0, f"not a list: {error}") from None
-        if not part.version:
-            raise Refused(0, "a list without a resourceVersion")
-        self.standing.add(problems)
-        changes: list[Change] = []
-        for item in part.items:
-            self._meet(track, item.value.uid)
-            self.ledger.present(track.kind, item, self._tick(), changes)
-        self._sink.put(changes)
-        return part.version, part.following
-
-    def _meet(self, track: Track, uid: str) -> None:
-        if track.seen is not None:
-            track.seen.add(uid)
-
-    def _complete(self, track: Track, version: str) -> None:
-        """A complete state has come; it was current at `version`."""
-        self._sink.put(self.ledger.missing(track.kind, track.seen or (), self._tick()))
-        track.version, track.seen, track.plain = version, None, False
-        self._current(track)
+        self._intake.complete(track, version)
 
     async def _watch(self, track: Track, path: str) -> bool:
         """One watch to its end, with the whole state before it where that is needed; whether anything came."""
@@ -311,15 +266,15 @@ class Follower:
             async with aclosing(blocks):
                 async for block in blocks:
                     if isinstance(block, Long):
-                        self._too_long(track, block)
+                        self._intake.too_long(track, block)
                     elif block:
                         came = True
-                        self._block(track, block)
+                        self._intake.block(track, block)
                         await self._sink.room()
                     elif first:
                         self.standing.lists += 1
                     else:
-                        self._current(track)
+                        self._intake.current(track)
         except Refused as refused:
             if first and _cannot_stream(refused):
                 self._streams = False
@@ -337,70 +292,7 @@ class Follower:
         track.seen = set()
         return {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 
-    def _block(self, track: Track, block: bytes) -> None:
-        """Tell of many events at once. Raises Refused for what the watch itself reports."""
-        news, problems = events(track.kind, block)
-        if problems:
-            self.standing.add(problems)
-        changes: list[Change] = []
-        failure = None
-        for each in news:
-            failure = self._event(track, each, changes)
-            if failure is not None:
-                break
-        self._sink.put(changes)
-        if failure is not None:
-            raise failure
-
-    def _event(self, track: Track, news: News, changes: list[Change]) -> Refused | None:
-        if news.item is not None:
-            uid = news.item.value.uid
-            if news.word == "DELETED":
-                self.ledger.gone(track.kind, uid, self._tick(), changes)
-            else:
-                self._meet(track, uid)
-                self.ledger.present(track.kind, news.item, self._tick(), changes)
-        elif news.word == "ERROR":
-            return Refused(news.code, news.text)
-        elif news.word == "BOOKMARK":
-            if track.seen is not None and not news.initial_end:
-                return Refused(0, "the server does not say where the state ends")
-            if track.seen is not None:
-                self.ledger.missing(track.kind, track.seen, self._tick(), changes)
-                track.seen = None
-            if _goes_back(track.version, news.version):
-                track.version = ""
-                return Refused(GONE, "the server's versions went back, as after a restore")
-        if news.version and track.seen is None:
-            track.version = news.version
-            self._current(track)
-        return None
-
-    def _too_long(self, track: Track, line: Long) -> None:
-        name, uid = named_in(line.head)
-        if uid:
-            self._meet(track, uid)
-        where = f"{track.kind} {name or 'that does not begin with its name'}"
-        self.standing.add(
-            [Problem(f"too large (over {LONGEST_LINE >> 20} MiB)", where, "shorten it; it is left out")]
-        )
-
-    def _current(self, track: Track) -> None:
-        track.absences, track.plain = 0, False
-        self.standing.set(track.kind, "current")
-        self._attempted(track)
-
-    def _tick(self) -> int:
-        """Now; later with each call, so that two events of one object are never told for the same moment."""
-        self._last = max(self._clock(), self._last + 1)
-        return self._last
-
 
 def _cannot_stream(refused: Refused) -> bool:
     """Whether a server does not know streamed states, or its etcd (before 3.4.31 or 3.5.13) cannot serve them."""
     return refused.status in (BAD_REQUEST, INVALID) or "RequestWatchProgress is disabled" in refused.message
-
-
-def _goes_back(before: str, after: str) -> bool:
-    """Versions are numbers that grow (KEP-5504); whoever has other ones is not judged."""
-    return before.isdigit() and after.isdigit() and int(after) < int(before)
