@@ -169,8 +169,10 @@ def test_the_life_of_pods_costs_one_request_a_kind(apiserver: ApiServer) -> None
         assert world.follower.standing.supported
         there = [kind for kind, state in states.items() if state.name == "current"]
         assert set(there) >= {"Pod", "Service", "EndpointSlice", "NetworkPolicy", "Ingress", "CronJob"}
-        # Each kind's state is a stream that goes on as its watch; besides, discovery each 0.3 s here.
+        # Each kind's state is a stream that goes on as its watch; besides there is who the cluster is, once, and
+        # version and discovery in each round.
         assert world.follower.standing.lists == len(there)
+        assert world.api.requests <= len(there) + 1 + 2 * (world.follower._asked + 1)
         space = await world.namespace()
         uid = await world.pod(space, "a", "10.9.0.1", app="web")
         await world.until(lambda: uid in world.told.now("Pod"))
@@ -182,6 +184,25 @@ def test_the_life_of_pods_costs_one_request_a_kind(apiserver: ApiServer) -> None
         await world.settled()
         assert world.follower.standing.lists == len(there)
 
+    follow(apiserver, body)
+
+
+def test_pages_of_a_list_and_then_a_watch(apiserver: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a server that cannot stream states."""
+
+    async def body(world: World) -> None:
+        await world.follower.tried()
+        await world.settled()
+        uid = await world.pod(space, "later", "10.9.10.9")
+        await world.until(lambda: uid in world.told.now("Pod"))
+
+    monkeypatch.setattr("ringfence.kube.watch.STREAMS", 99)
+    monkeypatch.setattr("ringfence.kube.watch.PAGE", 2)
+    space = f"pages-{next(names)}"
+    apiserver.api.namespace(space)
+    world = World(apiserver)
+    for number in range(5):
+        asyncio.run(world.pod(space, f"p{number}", f"10.9.10.{number}"))
     follow(apiserver, body)
 
 
