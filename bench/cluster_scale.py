@@ -14,6 +14,7 @@ import gc
 import importlib.metadata
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -178,14 +179,30 @@ def filters_over(pipeline: Pipeline) -> None:
     )
 
 
-def peers(size: Simulated, sample: int) -> dict[str, Figures]:
-    """The usual clients on the same pods: their models, indexed by address."""
+def alone(which: str, asked: argparse.Namespace) -> dict[str, Figures]:
+    """One way to hold pods, measured in a process of its own: memory that another gave back would be used again."""
+    argv = [
+        sys.executable,
+        __file__,
+        "--only",
+        which,
+        "--sample",
+        str(asked.sample),
+        "--pods",
+        str(asked.pods),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return {name: Figures(*figures) for name, figures in json.loads(done.stdout).items()}
+
+
+def peer(
+    package: str, make: Callable[[bytes], tuple[str, Any]] | None, size: Simulated, sample: int
+) -> dict[str, Figures]:
+    """One of the usual clients on the same pods: its models, indexed by address. Nothing where it is not installed."""
+    if make is None:
+        return {}
     texts = [json.dumps(pod(size, number, number)).encode() for number in range(sample)]
-    found = {}
-    for name, make in (("kubernetes-asyncio", _asyncio_models()), ("lightkube", _lightkube_models())):
-        if make is not None:
-            found[f"{name} {importlib.metadata.version(name.replace('-', '_'))}"] = _peer(make, texts)
-    return found
+    return {f"{package} {importlib.metadata.version(package.replace('-', '_'))}": _peer(make, texts)}
 
 
 def _peer(make: Callable[[bytes], tuple[str, Any]], texts: list[bytes]) -> Figures:
@@ -235,7 +252,7 @@ def _lightkube_models() -> Callable[[bytes], tuple[str, Any]] | None:
     return make
 
 
-def ours(size: Simulated, sample: int) -> Figures:
+def ours(size: Simulated, sample: int) -> dict[str, Figures]:
     """Our part of the same: decode and keep in the inventory, settled."""
     lines = [
         Event("Pod", b'{"type":"ADDED","object":' + json.dumps(pod(size, number, number)).encode() + b"}\n")
@@ -254,7 +271,14 @@ def ours(size: Simulated, sample: int) -> Figures:
     for part in batches(iter(lines), AT_ONCE):
         pipeline.take(part, NOW)
     gc.collect()
-    return Figures(spent, (resident() - before) / len(lines))
+    return {"ours": Figures(spent, (resident() - before) / len(lines))}
+
+
+MODELS: dict[str, Callable[[Simulated, int], dict[str, Figures]]] = {
+    "ours": ours,
+    "asyncio": lambda size, sample: peer("kubernetes-asyncio", _asyncio_models(), size, sample),
+    "lightkube": lambda size, sample: peer("lightkube", _lightkube_models(), size, sample),
+}
 
 
 def main() -> int:
@@ -263,10 +287,18 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=150_000)
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--sample", type=int, default=3_000, help="pods that the peers hold")
+    parser.add_argument(
+        "--only", choices=sorted(MODELS), help="measure one way to hold pods, and say it in JSON"
+    )
     asked = parser.parse_args()
     size = Simulated(max(asked.pods // 30, 10), asked.pods, max(asked.pods // 15, 10))
-    beside = peers(size, asked.sample)
-    mine = ours(size, asked.sample)
+    if asked.only:
+        print(json.dumps(MODELS[asked.only](size, asked.sample)))
+        return 0
+    beside = {
+        name: figures for each in ("asyncio", "lightkube") for name, figures in alone(each, asked).items()
+    }
+    mine = alone("ours", asked)["ours"]
     print(f"a pod, decoded: ours {mine.decode:.1f} us; held: ours {mine.memory:,.0f} octets")
     for name, figures in beside.items():
         print(

@@ -344,9 +344,6 @@ def _status(size: Simulated, number: int, stage: str) -> dict[str, Any]:
     }
 
 
-STAGES = ("created", "scheduled", "running", "ready")
-
-
 def everything(size: Simulated) -> Iterator[Event]:
     """The cluster as a first list would tell it, one event an object."""
     for number in range((size.services + 9) // 10):
@@ -359,15 +356,29 @@ def everything(size: Simulated) -> Iterator[Event]:
         yield _event("Pod", "ADDED", pod(size, number, number + 1))
 
 
+APART = 200
+"""Pods that begin between two stages of one pod's life: lives run side by side, as in a cluster."""
+
+
 def starts(size: Simulated, count: int, version: int) -> Iterator[Event]:
-    """`count` pods are replaced: one is deleted (two events), its successor comes to life (four, at its address)."""
-    for each in range(count):
-        old, new = each % size.pods, size.pods + each
-        yield _event("Pod", "MODIFIED", pod(size, old, version := version + 1, "deleted"))
-        yield _event("Pod", "DELETED", pod(size, old, version := version + 1, "deleted"))
-        for stage in STAGES:
-            word = "ADDED" if stage == "created" else "MODIFIED"
-            yield _event("Pod", word, pod(size, new, version := version + 1, stage))
+    """`count` pods are replaced: one is deleted (two events), its successor comes to life (four), many side by side."""
+    for step in range(count + (len(STEPS) - 1) * APART):
+        for number, (word, stage, heir) in enumerate(STEPS):
+            each = step - number * APART
+            if 0 <= each < count:
+                which = size.pods + each if heir else each % size.pods
+                yield _event("Pod", word, pod(size, which, version := version + 1, stage))
+
+
+STEPS = (
+    ("MODIFIED", "deleted", False),
+    ("ADDED", "created", True),
+    ("MODIFIED", "scheduled", True),
+    ("DELETED", "deleted", False),
+    ("MODIFIED", "running", True),
+    ("MODIFIED", "ready", True),
+)
+"""(word, stage, whether of the successor) of one replacement, in order."""
 
 
 def _event(kind: str, word: str, body: dict[str, Any]) -> Event:

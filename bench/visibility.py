@@ -82,8 +82,8 @@ def change(api: Api, watcher: Watcher, number: int) -> None:
         name = f"fresh-{number}"
         api.create(pods, _pod(name))
         watcher.wait_for(name, "0", began)
-    elif number % 10 == 5 and number > 10:
-        name = f"fresh-{number - 15}" if number >= 15 else ""
+    elif number % 10 == 5 and number > 505:
+        name = f"fresh-{number - 505}"
         api.delete(f"{pods}/{name}")
         watcher.wait_for(name, None, began)
     else:

@@ -32,7 +32,7 @@ class ApiServer:
         self.kubeconfig = home.kubeconfig
 
     def token_kubeconfig(self, user: str) -> Path:
-        """`admin`, or `reader` and `nobody`, who may nothing until a role is bound to them."""
+        """`admin`, `reader`, whom a test may bind to a role, or `nobody`, to whom none is ever bound."""
         return self.home / f"kubeconfig-{user}-token"
 
     def restart(self, hard: bool = True) -> None:

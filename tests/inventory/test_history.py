@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfence.inventory.history import Span, Statement, spans, value_at
+from ringfence.inventory.history import Span, Statement, extended, history_of, spans, value_at
 from ringfence.model.objects import Pod
 
 
@@ -75,3 +75,33 @@ def test_spans_are_in_time_order_without_repeats(told: list[Statement]) -> None:
     starts = [span.start for span in history]
     assert starts == sorted(set(starts))
     assert all(a.value != b.value for a, b in pairwise(history))
+
+
+statements = st.builds(
+    Statement,
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.one_of(
+        st.none(),
+        st.builds(pod, st.sampled_from("ab"), st.sampled_from([None, "Deployment/x", "Deployment/y"])),
+    ),
+)
+
+
+@given(st.lists(statements, min_size=1, max_size=8), statements)
+def test_the_short_way_is_the_long_way(told: list[Statement], last: Statement) -> None:
+    longer = extended(history_of(told), last)
+    if longer is not None:
+        assert longer == history_of([*told, last])
+
+
+def test_plainly_later_news_takes_the_short_way() -> None:
+    told = [Statement(10, 10, pod("a", "Deployment/x"))]
+    for last in (
+        Statement(20, 20, pod("b", "Deployment/x")),
+        Statement(20, 20, pod("a")),
+        Statement(20, 20, None),
+    ):
+        assert extended(history_of(told), last) == history_of([*told, last])
+    assert extended(history_of(told), Statement(10, 20, pod("b"))) is None
+    assert extended(history_of(told), Statement(20, 20, pod("b", "Deployment/y"))) is None

@@ -321,3 +321,47 @@ def test_columns_agree_with_a_naive_reading(changes: list[Change]) -> None:
 
 def test_no_rivals_no_holder() -> None:
     assert holders([]) == []
+
+
+lives = st.tuples(
+    st.sampled_from("abn"),
+    st.integers(0, 40),
+    st.integers(0, 10),
+    st.sampled_from([None, (), ("10.244.1.5",), ("10.244.1.6",), ("10.244.1.5", "10.244.1.6")]),
+    st.sampled_from(["v1", "v2"]),
+    st.booleans(),
+)
+
+
+@given(st.lists(lives, max_size=14))
+@settings(max_examples=150, deadline=None)
+def test_news_one_by_one_is_news_all_at_once(told: list[Any]) -> None:
+    """Each settled by itself, in order of time as a watch tells it, and in the order given."""
+    changes = [_news(*each) for each in told]
+    for order in (changes, sorted(changes, key=lambda each: (each.at, each.known))):
+        slowly, at_once = Inventory(), Inventory()
+        for each in order:
+            slowly.apply([each])
+            slowly.settle()
+        at_once.apply(order)
+        for address in ("10.244.1.5", "10.244.1.6", "192.168.0.1"):
+            for at in range(0, 52, 3):
+                assert who(slowly, address, at) == who(at_once, address, at)
+        for kind in ("Pod", "Node"):
+            for uid in ("uid-a", "uid-b", "uid-n"):
+                assert slowly.history("c", kind, uid) == at_once.history("c", kind, uid)
+                when = np.arange(0, 52, 3, dtype=np.int64)
+                first = [slowly.endpoints[v] for v in slowly.by_uid("c", [uid] * len(when), when) if v >= 0]
+                second = [
+                    at_once.endpoints[v] for v in at_once.by_uid("c", [uid] * len(when), when) if v >= 0
+                ]
+                assert first == second
+
+
+def _news(name: str, at: int, later: int, addresses: Any, label: str, host: bool) -> Change:
+    labels = (("v", label),)
+    if name == "n":
+        value: Object = Node(uid="uid-n", name="node1", addresses=("192.168.0.1",), labels=labels)
+    else:
+        value = pod(name, *(addresses or ()), labels=labels, host_network=host)
+    return change(value, at, at + later) if addresses is not None else gone(value, at)

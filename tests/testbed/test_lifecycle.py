@@ -46,9 +46,9 @@ def test_the_api_server_alone_says_its_version(apiserver: ApiServer) -> None:
 
 
 def test_users_without_rights_are_refused(apiserver: ApiServer) -> None:
-    reader = [f"--kubeconfig={apiserver.token_kubeconfig('reader')}", "auth", "can-i", "list", "pods"]
+    nobody = [f"--kubeconfig={apiserver.token_kubeconfig('nobody')}", "auth", "can-i", "list", "pods"]
     with pytest.raises(AssertionError):
-        apiserver.kubectl(*reader)
+        apiserver.kubectl(*nobody)
     assert apiserver.kubectl("auth", "can-i", "list", "pods").strip() == "yes"
 
 

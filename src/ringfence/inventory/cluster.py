@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.inventory.claims import FOREVER, Claim, Packed, claims, holders, packed_or_none
-from ringfence.inventory.history import Span, Statement, kept, spans, value_at
+from ringfence.inventory.history import (
+    History,
+    Span,
+    Statement,
+    extended,
+    history_of,
+    kept,
+    same_addresses,
+    spans,
+    value_at,
+)
 from ringfence.inventory.index import NOBODY, Ranges
 from ringfence.inventory.levels import Levels
 from ringfence.inventory.ranges import KnownRange, Own
@@ -62,11 +72,12 @@ class Cluster:
         """Add one statement about one object."""
         record = self._records.make(kind, uid)
         if statement not in record.statements:
+            before = record.statements[-1].value if record.statements else None
             record.statements += (statement,)
             self._stale[record.source] = record
             self._touched.add((kind, uid))
             # From the statement, not from the history: a value that was never seen to last is in none.
-            if statement.value is not None:
+            if statement.value is not None and not same_addresses(before, statement.value):
                 self._own.see(statement.value)
 
     def glimpse(self, statements: Iterable[Statement]) -> None:
@@ -219,7 +230,7 @@ class Cluster:
             stale, self._stale = self._stale, {}
             # Nodes first: the names of agents' and host-network pods' addresses are borrowed from them.
             for record in sorted(stale.values(), key=lambda one: not one.source.startswith("Node/")):
-                self._reclaim(record)
+                self._settle(record)
             for node in sorted(self._stale_agents):
                 self._reclaim_agent(node)
             self._stale_agents.clear()
@@ -227,9 +238,33 @@ class Cluster:
             dirty, self._dirty = self._dirty, set()
             self._levels.put({address: self._segments(address) for address in dirty})
 
+    def _settle(self, record: Record) -> None:
+        """Bring one object's history and claims up to date: by what came last, where that is all that is new."""
+        told, fresh = record.statements, len(record.statements) - record.settled
+        longer = extended(History(record.history, record.end), told[-1]) if fresh == 1 else None
+        if longer is None or record.source.startswith("Node/") or not self._goes_on(record, longer):
+            self._reclaim(record)
+            return
+        record.history, record.end = longer
+        record.settled = len(told)
+
+    def _goes_on(self, record: Record, longer: History) -> bool:
+        """Whether a longer history leaves an object's claims as they are. Then only its name may be another."""
+        if len(longer.spans) == len(record.history):
+            return True
+        before, after = record.history[-1].value, longer.spans[-1].value
+        if before is None or after is None or not same_addresses(before, after):
+            return False
+        if isinstance(before, Pod) and isinstance(after, Pod) and _named_otherwise(before, after):
+            return False
+        if record.claims and endpoint_of(self.name, before) != endpoint_of(self.name, after):
+            self._dirty.update(claim.address for claim in record.claims)
+        return True
+
     def _reclaim(self, record: Record) -> None:
         """History and claims of one object, again."""
-        record.history = spans(record.statements)
+        record.history, record.end = history_of(record.statements)
+        record.settled = len(record.statements)
         made = tuple(claims(record.source, record.history))
         self._remember(record)
         self._contest(record.source, record.claims, made)
@@ -310,6 +345,11 @@ class Cluster:
             until = held[position + 1].start if position + 1 < len(held) else FOREVER
             segments += _cut(start, until, self._timeline(source) if source else ([], []))
         return _thinned(segments) or [(0, NOBODY)]
+
+
+def _named_otherwise(before: Pod, after: Pod) -> bool:
+    """Whether a pod may be called by what is not its own: its node's name, or a UID among its annotations."""
+    return after.host_network or after.annotations != before.annotations
 
 
 def _history(record: Record, known: int | None) -> tuple[Span, ...]:

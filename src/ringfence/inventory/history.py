@@ -39,12 +39,43 @@ class Span(NamedTuple):
     value: Object | None
 
 
+class History(NamedTuple):
+    """An object's spans, and from when the last statement holds, also where it says nothing new."""
+
+    spans: tuple[Span, ...]
+    end: int
+
+
 def spans(statements: Iterable[Statement]) -> tuple[Span, ...]:
     """The history told by `statements` of one object, in time order, without repeats."""
+    return history_of(statements).spans
+
+
+def history_of(statements: Iterable[Statement]) -> History:
+    """As `spans`, with its end."""
     told = _in_order(set(statements))
     workload = _workload(told)
-    pairs = ((start, _rooted(said.value, workload)) for start, said in _effective(told))
-    return tuple(_collapsed(pairs))
+    effective = _effective(told)
+    pairs = ((start, _rooted(said.value, workload)) for start, said in effective)
+    return History(tuple(_collapsed(pairs)), effective[-1][0] if effective else 0)
+
+
+def extended(known: History, said: Statement) -> History | None:
+    """A history with one statement more, where that is plainly the latest; None where all must be looked at again.
+
+    Nearly all news is of this kind. The result is that of `history_of` over everything.
+    """
+    if said.at <= known.end or not known.spans:
+        return None
+    value = said.value
+    if isinstance(value, Pod):
+        earlier = next((span.value for span in reversed(known.spans) if span.value is not None), None)
+        if not isinstance(earlier, Pod) or value.workload not in (None, earlier.workload):
+            return None
+        value = _rooted(value, earlier.workload)
+    if known.spans[-1].value == value:
+        return known._replace(end=said.at)
+    return History((*known.spans, Span(said.at, value)), said.at)
 
 
 def _in_order(unique: set[Statement]) -> list[Statement]:
@@ -118,6 +149,11 @@ def addresses_of(value: Object | None) -> tuple[str, ...]:
             return value.cluster_ips + value.external_ips + value.load_balancer_ips
         case _:
             return ()
+
+
+def same_addresses(before: Object | None, after: Object) -> bool:
+    """Whether one value names the addresses that another does."""
+    return type(before) is type(after) and addresses_of(before) == addresses_of(after)
 
 
 def value_at(history: tuple[Span, ...], at: int) -> Object | None:

@@ -11,13 +11,17 @@ from ringfence.inventory.history import Span, Statement
 class Record:
     """One object. `source` is `Kind/uid`; `history` and `claims` follow from `statements` and are made by whoever settles."""
 
-    __slots__ = ("claims", "history", "source", "statements")
+    __slots__ = ("claims", "end", "history", "settled", "source", "statements")
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.statements: tuple[Statement, ...] = ()
         self.history: tuple[Span, ...] = ()
         self.claims: tuple[Claim, ...] = ()
+        self.settled = 0
+        """How many of the statements the history tells of."""
+        self.end = 0
+        """From when the last of those holds (UTC ns)."""
 
 
 class Records:

@@ -61,6 +61,37 @@ def _pod(cluster: str, pod: Pod) -> dict[str, Hashable]:
     }
 
 
+_READ_BY = {
+    "name": ("name", "workload", "workload_kind", "workload_name"),
+    "workload": ("workload", "workload_kind", "workload_name"),
+    "node": ("node",),
+    "service_account": ("service_account",),
+    "phase": ("phase",),
+    "ready": ("ready",),
+    "host_network": ("host_network",),
+    "labels": ("labels",),
+    "annotations": ("annotations",),
+    "addresses": ("addresses",),
+    "images": ("images",),
+    "ports": ("ports",),
+}
+"""Attributes of a pod that may change while it lives, and the fields that are read from each."""
+
+
+def altered(before: Pod, after: Pod) -> dict[str, Hashable]:
+    """The fields whose keys may be others than before, with their keys. Most news of a pod changes one or two."""
+    fields = [
+        field
+        for name, read in _READ_BY.items()
+        if (old := getattr(before, name)) is not (new := getattr(after, name)) and old != new
+        for field in read
+    ]
+    if not fields:
+        return {}
+    found = _pod("", after)
+    return {field: found[field] for field in fields}
+
+
 def _service(cluster: str, service: Service) -> dict[str, Hashable]:
     return {
         "kind": "service",

@@ -7,7 +7,7 @@ change, and a code for every distinct value. Rows that were let go are used agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ringfence.inventory.filters.columns import I32, TRUE, Column, Keyed, States, Whole
 from ringfence.inventory.filters.distinct import ABSENT, Distinct, Log
-from ringfence.inventory.filters.facts import VALUES, Key, fact_keys
+from ringfence.inventory.filters.facts import VALUES, Key, Row, altered, fact_keys
 from ringfence.inventory.filters.fields import FIELDS, NUMBER
 from ringfence.inventory.filters.filter import Filter
 from ringfence.inventory.filters.leaves import I64, Leaf, bounds, make_leaf, states
@@ -84,6 +84,7 @@ class Population:
         self._held = [*self._distinct, self.namespaces.names, self.nodes.names]
         self._codes: I32 = np.zeros((len(self._held), 64), np.int32)
         self._names: list[Key | None] = []
+        self._values: list[Row | None] = []
         self._rows: dict[Key, int] = {}
         self._free: list[int] = []
         self._columns: dict[tuple[str, str | None], Column] = {}
@@ -131,7 +132,7 @@ class Population:
             for distinct, code in zip(self._held, self._codes[:, row].tolist(), strict=True):
                 distinct.release(code)
             self._codes[:, row] = ABSENT
-            self._names[row] = None
+            self._names[row] = self._values[row] = None
             self._free.append(row)
             self._log(row)
         self._reached(namespaces, nodes)
@@ -226,13 +227,19 @@ class Population:
 
     def _put(self, cluster: str, value: Pod | Service | Node | External) -> tuple[int, tuple[int, ...]]:
         """The object's row, and which of its facts changed."""
+        key = (cluster, type(value).__name__, value.uid)
+        known = self._rows.get(key)
+        if known is not None and isinstance(value, Pod):
+            before_it = self._values[known]
+            if isinstance(before_it, Pod) and before_it.namespace == value.namespace:
+                return known, self._alter(known, cluster, before_it, value)
         keys = fact_keys(cluster, value)
         for field in (_OF_NAMESPACE, _OF_NODE):
             keys.append(None if keys[field] is None else (cluster, keys[field]))
         codes = [distinct.hold(key) for distinct, key in zip(self._held, keys, strict=True)]
-        key = (cluster, type(value).__name__, value.uid)
-        new = key not in self._rows
+        new = known is None
         row = self._row(key)
+        self._values[row] = value
         before: list[int] = self._codes[:, row].tolist()
         for distinct, code in zip(self._held, before, strict=True):
             if code:
@@ -242,6 +249,23 @@ class Population:
         self._codes[:, row] = codes
         self._log(row)
         return row, _ALL if new else _differences(before, codes)
+
+    def _alter(self, row: int, cluster: str, before: Pod, after: Pod) -> tuple[int, ...]:
+        """News of a pod that has its row: only what is other than before is looked up; which fields that was."""
+        self._values[row] = after
+        keys: dict[int, Hashable] = {NUMBER[name]: key for name, key in altered(before, after).items()}
+        if _OF_NODE in keys:
+            keys[_NODE] = (cluster, after.node) if after.node else None
+        changed = []
+        for number, key in keys.items():
+            code, old = self._held[number].hold(key), int(self._codes[number, row])
+            self._held[number].release(old)
+            if code != old:
+                self._codes[number, row] = code
+                changed.append(number)
+        if changed:
+            self._log(row)
+        return tuple(_MEANT[number] for number in sorted(changed))
 
     def _row(self, key: Key) -> int:
         row = self._rows.get(key)
@@ -255,6 +279,7 @@ class Population:
         if self.size == self._codes.shape[1]:
             self._codes = np.concatenate([self._codes, np.zeros_like(self._codes)], axis=1)
         self._names.append(None)
+        self._values.append(None)
         return self.size - 1
 
     def _reached(self, namespaces: Iterable[int], nodes: Iterable[int]) -> None:
