@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,10 +33,13 @@ from ringfence.inventory.inventory import Inventory
 from ringfence.kube.decode.events import events
 from ringfence.kube.ledger import Ledger
 from ringfence.model.objects import Change
+from ringfence.server.garbage import spare
 
 AT_ONCE = 250
 """Events taken together: what comes in 50 ms at 5,000 a second."""
 EVENTS_A_START = 6
+REPLAYED = 20_000
+"""Pods replaced as fast as it goes."""
 NOW = 1_800_000_000_000_000_000
 
 
@@ -66,6 +70,10 @@ class Pipeline:
 
     def take(self, told: list[Event], now: int) -> None:
         """One batch of lines: decoded, compared with what was told, kept in time, filters brought up to date."""
+        self.keep(self.news(told, now))
+
+    def news(self, told: list[Event], now: int) -> list[Change]:
+        """The connector's half: lines to changes."""
         changes: list[Change] = []
         position = 0
         while position < len(told):
@@ -82,6 +90,10 @@ class Pipeline:
                 else:
                     self.ledger.present(kind, each.item, now, changes)
             position = end
+        return changes
+
+    def keep(self, changes: list[Change]) -> None:
+        """The server's half: changes to policy objects."""
         self.changes += len(changes)
         self.inventory.apply(changes)
         self.inventory.settle()
@@ -129,7 +141,7 @@ def load(pipeline: Pipeline, size: Simulated) -> None:
 
 def replay(pipeline: Pipeline, size: Simulated, pods: int) -> None:
     """Pods replaced as fast as it goes."""
-    told = list(starts(size, pods, 1_000_000))
+    told = list(starts(size, pods))
     before, began = pipeline.changes, time.process_time()
     for number, part in enumerate(batches(iter(told), AT_ONCE)):
         pipeline.take(part, NOW + number * 50_000_000)
@@ -140,13 +152,45 @@ def replay(pipeline: Pipeline, size: Simulated, pods: int) -> None:
     )
 
 
-def latency(pipeline: Pipeline, size: Simulated, seconds: int) -> None:
+def feed(size: Simulated, pods: int) -> None:
+    """A connector in a process of its own: knows everything, and tells the news of replaced pods when it is asked to."""
+    pipeline = Pipeline()
+    spare()
+    for part in batches(everything(size), 2_000):
+        pipeline.news(part, NOW)
+    parts = list(batches(starts(size, pods, REPLAYED), AT_ONCE))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number, part in enumerate(parts):
+        body = msgspec.json.encode(pipeline.news(part, NOW + 10**12 + number * 50_000_000))
+        sys.stdout.buffer.write(len(body).to_bytes(4, "little") + body)
+    sys.stdout.buffer.write(bytes(4))
+    sys.stdout.flush()
+
+
+def side_by_side(pipeline: Pipeline, size: Simulated) -> None:
+    """As `replay`, with connector and server in two processes, as they are deployed: by the clock, not by CPU time."""
+    argv = [sys.executable, __file__, "--feed", "--pods", str(size.pods)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as connector:
+        assert connector.stdin
+        assert connector.stdout
+        connector.stdout.readline()
+        decoder = msgspec.json.Decoder(list[Change])
+        before, began = pipeline.changes, time.perf_counter()
+        connector.stdin.write(b"go\n")
+        connector.stdin.flush()
+        while length := int.from_bytes(connector.stdout.read(4), "little"):
+            pipeline.keep(decoder.decode(connector.stdout.read(length)))
+        spent = time.perf_counter() - began
+    made = pipeline.changes - before
+    print(f"replay by a connector and a server on two cores: {made:,} changes: {made / spent:,.0f} changes/s")
+
+
+def latency(pipeline: Pipeline, size: Simulated, seconds: int, first: int) -> None:
     """1,000 pod starts a second, paced by the clock: from an event's arrival to its policy objects being current."""
     rate = 1_000 * EVENTS_A_START
-    told = list(starts(size, 1_000 * seconds, 50_000_000))
+    told = list(starts(size, 1_000 * seconds, first))
     late: list[float] = []
-    gc.collect()
-    gc.freeze()
     began = time.perf_counter()
     position = 0
     while position < len(told):
@@ -290,8 +334,12 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=sorted(MODELS), help="measure one way to hold pods, and say it in JSON"
     )
+    parser.add_argument("--feed", action="store_true", help="be the connector of the replay on two cores")
     asked = parser.parse_args()
     size = Simulated(max(asked.pods // 30, 10), asked.pods, max(asked.pods // 15, 10))
+    if asked.feed:
+        feed(size, REPLAYED)
+        return 0
     if asked.only:
         print(json.dumps(MODELS[asked.only](size, asked.sample)))
         return 0
@@ -306,6 +354,7 @@ def main() -> int:
             f"held in {figures.memory:,.0f} octets ({figures.memory / mine.memory:.1f} times ours)"
         )
     pipeline = Pipeline()
+    spare()
     load(pipeline, size)
     began = time.process_time()
     pipeline.save_filters(1_000, size.services)
@@ -313,8 +362,9 @@ def main() -> int:
         f"1,000 filters saved over it, each with its policy object: {time.process_time() - began:.1f} s CPU"
     )
     filters_over(pipeline)
-    replay(pipeline, size, 20_000)
-    latency(pipeline, size, asked.seconds)
+    replay(pipeline, size, REPLAYED)
+    side_by_side(pipeline, size)
+    latency(pipeline, size, asked.seconds, 2 * REPLAYED)
     return 0
 
 

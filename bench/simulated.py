@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 FIRST_TIME = "2026-01-01T00:00:00Z"
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One line of a watch: the kind, and its JSON with a line end."""
 
     kind: str
@@ -360,13 +362,17 @@ APART = 200
 """Pods that begin between two stages of one pod's life: lives run side by side, as in a cluster."""
 
 
-def starts(size: Simulated, count: int, version: int) -> Iterator[Event]:
-    """`count` pods are replaced: one is deleted (two events), its successor comes to life (four), many side by side."""
+def starts(size: Simulated, count: int, first: int = 0) -> Iterator[Event]:
+    """`count` pods are replaced: one is deleted (two events), its successor comes to life (four), many side by side.
+
+    `first` is the number of pods that were replaced before. An address is used again after all others of its node.
+    """
+    version = 10**7 + first * len(STEPS)
     for step in range(count + (len(STEPS) - 1) * APART):
         for number, (word, stage, heir) in enumerate(STEPS):
             each = step - number * APART
             if 0 <= each < count:
-                which = size.pods + each if heir else each % size.pods
+                which = first + each + (size.pods if heir else 0)
                 yield _event("Pod", word, pod(size, which, version := version + 1, stage))
 
 

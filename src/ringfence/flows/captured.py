@@ -32,6 +32,7 @@ from ringfence.flows.packets import (
     one_way,
 )
 from ringfence.model.columns import FLOW, UNKNOWN_U4, Direction, Table, structured
+from ringfence.model.distinct import distinct
 from ringfence.model.protocols import ICMP, ICMPV6
 
 SECOND = 1_000_000_000
@@ -146,7 +147,7 @@ def _matched(firsts: Table, later: Packets, order: I64) -> I64:
     by_key = np.lexsort((firsts["order"], firsts["key"]))
     key, place = firsts["key"][by_key], firsts["order"][by_key]
     # One sortable word for (key, order): keys by rank, orders within.
-    keys = np.unique(key)
+    keys = distinct(key)
     rank = np.minimum(np.searchsorted(keys, later.fragment), len(keys) - 1)
     span = max(int(place.max()), int(order.max())) + 2
     position = np.searchsorted(np.searchsorted(keys, key) * span + place, rank * span + order, "right")

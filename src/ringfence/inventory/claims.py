@@ -12,6 +12,8 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from ringfence.inventory.history import Span
 from ringfence.model.addresses import pack
 from ringfence.model.objects import Node, Object, Pod, Service
@@ -27,7 +29,7 @@ FIRM, BORROWED = 1, 0
 node addresses do that), so there it stands back."""
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """`source` held `address` certainly in [certain, until), and possibly already in [possible, certain)."""
 
     address: Packed
@@ -54,7 +56,15 @@ def claims(source: str, history: Sequence[Span]) -> list[Claim]:
     open_since: dict[tuple[Packed, int], tuple[int, int]] = {}
     born: int | None = None
     had = False
+    before: Object | None = None
     for span in history:
+        if (
+            isinstance(before, Pod)
+            and isinstance(span.value, Pod)
+            and before.addresses == span.value.addresses
+        ):
+            continue
+        before = span.value
         current = _addresses(span.value)
         if span.value is None:
             born = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise, starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from ringfence.inventory.history import (
     History,
     Span,
     Statement,
-    extended,
+    addresses_of,
+    continued,
     history_of,
     kept,
     same_addresses,
@@ -30,8 +32,8 @@ from ringfence.inventory.levels import Levels
 from ringfence.inventory.ranges import KnownRange, Own
 from ringfence.inventory.records import Record, Records
 from ringfence.inventory.reports import Reports, Run
-from ringfence.inventory.versions import Versions, endpoint_of, node_endpoint
-from ringfence.model.objects import Node, Object, Pod
+from ringfence.inventory.versions import Versions, endpoint_of, node_endpoint, same_endpoint
+from ringfence.model.objects import Node, Object, Pod, Service
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
@@ -118,6 +120,7 @@ class Cluster:
             if len(left) < len(record.statements):
                 dropped += len(record.statements) - len(left)
                 record.statements = left
+                record.follow(history_of(left))
                 self._reclaim(record)
                 if not left:
                     self._records.drop(kind, uid)
@@ -135,6 +138,11 @@ class Cluster:
         """Everything said of one object."""
         record = self._records.get(kind, uid)
         return record.statements if record is not None else ()
+
+    def latest(self, kind: str, uid: str) -> Object | None:
+        """What was said of an object last, whenever it may hold from."""
+        said = self.said(kind, uid)
+        return said[-1].value if said else None
 
     def reports(self) -> Iterator[tuple[str, Run]]:
         """Every run of equal reports of every node."""
@@ -229,8 +237,10 @@ class Cluster:
         if self._stale or self._stale_agents:
             stale, self._stale = self._stale, {}
             # Nodes first: the names of agents' and host-network pods' addresses are borrowed from them.
-            for record in sorted(stale.values(), key=lambda one: not one.source.startswith("Node/")):
-                self._settle(record)
+            nodes = [record for record in stale.values() if record.source.startswith("Node/")]
+            for record in (*nodes, *stale.values()):
+                if record.settled < len(record.statements):
+                    self._settle(record)
             for node in sorted(self._stale_agents):
                 self._reclaim_agent(node)
             self._stale_agents.clear()
@@ -239,34 +249,32 @@ class Cluster:
             self._levels.put({address: self._segments(address) for address in dirty})
 
     def _settle(self, record: Record) -> None:
-        """Bring one object's history and claims up to date: by what came last, where that is all that is new."""
-        told, fresh = record.statements, len(record.statements) - record.settled
-        longer = extended(History(record.history, record.end), told[-1]) if fresh == 1 else None
-        if longer is None or record.source.startswith("Node/") or not self._goes_on(record, longer):
+        """Bring one object's history and claims up to date; its claims are looked at only where they may be others."""
+        longer = continued(History(record.history, record.end), record.statements, record.settled)
+        known = len(record.history)
+        goes_on = longer.spans[:known] == record.history
+        self._remember(record.source, longer.spans[known if goes_on else 0 :])
+        before = record.history
+        record.follow(longer)
+        if not goes_on or not self._claims_as_before(record, max(len(before) - 1, 0)):
             self._reclaim(record)
-            return
-        record.history, record.end = longer
-        record.settled = len(told)
 
-    def _goes_on(self, record: Record, longer: History) -> bool:
-        """Whether a longer history leaves an object's claims as they are. Then only its name may be another."""
-        if len(longer.spans) == len(record.history):
+    def _claims_as_before(self, record: Record, known: int) -> bool:
+        """Whether spans from number `known` on leave a record's claims as they are. Then only its name may be another."""
+        values = [span.value for span in record.history[known:]]
+        if not values or isinstance(values[0], Node):
+            return False
+        if not record.claims and not any(map(addresses_of, values)):
             return True
-        before, after = record.history[-1].value, longer.spans[-1].value
-        if before is None or after is None or not same_addresses(before, after):
+        if not all(starmap(_holds_on, pairwise(values))):
             return False
-        if isinstance(before, Pod) and isinstance(after, Pod) and _named_otherwise(before, after):
-            return False
-        if record.claims and endpoint_of(self.name, before) != endpoint_of(self.name, after):
+        if not all(starmap(same_endpoint, pairwise(values))):
             self._dirty.update(claim.address for claim in record.claims)
-        return True
+        return bool(record.claims)
 
     def _reclaim(self, record: Record) -> None:
-        """History and claims of one object, again."""
-        record.history, record.end = history_of(record.statements)
-        record.settled = len(record.statements)
+        """Claims of one object, again."""
         made = tuple(claims(record.source, record.history))
-        self._remember(record)
         self._contest(record.source, record.claims, made)
         record.claims = made
 
@@ -290,23 +298,23 @@ class Cluster:
             addresses.add(claim.address)
         self._dirty |= addresses
 
-    def _remember(self, record: Record) -> None:
-        """What other facts need of this one: static pods' other UID, who is named by which node."""
-        for span in record.history:
+    def _remember(self, source: str, fresh: Sequence[Span]) -> None:
+        """What other facts need of an object's new spans: static pods' other UID, who is named by which node."""
+        for span in fresh:
             match span.value:
                 case Pod(annotations=annotations, uid=uid) if annotations:
                     twin = next((value for key, value in annotations if key == MIRROR), None)
                     if twin and twin != uid:
-                        self._alias[twin] = record.source
+                        self._alias[twin] = source
                 case Node(name=name):
-                    self._nodes[name].add(record.source)
+                    self._nodes[name].add(source)
                     for borrower in self._borrowers[name]:
                         self._dirty.update(claim.address for claim in self._claims_of(borrower))
                 case _:
                     pass
-        host = _host_of(record.history)
+        host = _host_of(fresh)
         if host:
-            self._borrowers[host].add(record.source)
+            self._borrowers[host].add(source)
 
     def _claims_of(self, source: str) -> tuple[Claim, ...]:
         if source.startswith(AGENT):
@@ -333,9 +341,16 @@ class Cluster:
         return starts, numbers
 
     def _numbered(self, history: Iterable[Span]) -> tuple[list[int], list[int]]:
-        pairs = [(span.start, span.value) for span in history if span.value is not None]
-        number = self._versions.number
-        return [start for start, _ in pairs], [number(endpoint_of(self.name, value)) for _, value in pairs]
+        starts: list[int] = []
+        numbers: list[int] = []
+        before: Object | None = None
+        for span in history:
+            value = span.value
+            if value is not None and (before is None or not same_endpoint(before, value)):
+                starts.append(span.start)
+                numbers.append(self._versions.number(endpoint_of(self.name, value)))
+                before = value
+        return starts, numbers
 
     def _segments(self, address: Packed) -> list[tuple[int, int]]:
         """(start, version) of one address: its holders, each cut where what it was changed."""
@@ -347,9 +362,13 @@ class Cluster:
         return _thinned(segments) or [(0, NOBODY)]
 
 
-def _named_otherwise(before: Pod, after: Pod) -> bool:
-    """Whether a pod may be called by what is not its own: its node's name, or a UID among its annotations."""
-    return after.host_network or after.annotations != before.annotations
+def _holds_on(before: Object | None, after: Object | None) -> bool:
+    """Whether who had `before` and now has `after` claims the same addresses, in the same manner."""
+    if before is None or after is None or not same_addresses(before, after):
+        return False
+    if isinstance(before, Pod) and isinstance(after, Pod):
+        return before.host_network == after.host_network
+    return not isinstance(after, Service) or before == after
 
 
 def _history(record: Record, known: int | None) -> tuple[Span, ...]:

@@ -15,16 +15,15 @@ Rules:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import msgspec
 
 from ringfence.model.objects import Node, Object, Pod, Service
 
 
-class Statement(NamedTuple):
+class Statement(msgspec.Struct, frozen=True, gc=False):
     """One thing said of an object: from `at` it is `value`, or gone (None). Times are UTC nanoseconds."""
 
     at: int
@@ -32,18 +31,18 @@ class Statement(NamedTuple):
     value: Object | None
 
 
-class Span(NamedTuple):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """From `start` until the next span the object was `value`, or there was none."""
 
     start: int
     value: Object | None
 
 
-class History(NamedTuple):
+class History(msgspec.Struct, frozen=True, gc=False):
     """An object's spans, and from when the last statement holds, also where it says nothing new."""
 
-    spans: tuple[Span, ...]
-    end: int
+    spans: tuple[Span, ...] = ()
+    end: int = 0
 
 
 def spans(statements: Iterable[Statement]) -> tuple[Span, ...]:
@@ -74,8 +73,19 @@ def extended(known: History, said: Statement) -> History | None:
             return None
         value = _rooted(value, earlier.workload)
     if known.spans[-1].value == value:
-        return known._replace(end=said.at)
+        return History(known.spans, said.at)
     return History((*known.spans, Span(said.at, value)), said.at)
+
+
+def continued(known: History, statements: Sequence[Statement], settled: int) -> History:
+    """The history of all `statements`, of which `known` tells the first `settled`."""
+    longer: History | None = known
+    if not settled and statements and statements[0].value is not None:
+        first, settled = statements[0], 1
+        longer = History((Span(first.at, first.value),), first.at)
+    for said in statements[settled:]:
+        longer = extended(longer, said) if longer else None
+    return longer or history_of(statements)
 
 
 def _in_order(unique: set[Statement]) -> list[Statement]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.inventory.claims import Packed
+from ringfence.model.distinct import distinct
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -77,10 +78,10 @@ def merged_index(below: Index, above: Index) -> Index:
 def from_rows(rows: Rows) -> Index:
     """The columns that make rows searchable."""
     hi, lo, start, version = rows
-    his, los = np.unique(hi), np.unique(lo)
+    his, los = distinct(hi), distinct(lo)
     key = np.searchsorted(his, hi) * max(len(los), 1) + np.searchsorted(los, lo)
     addresses, which = np.unique(key, return_inverse=True)
-    times = np.unique(start)
+    times = distinct(start)
     packed = which.astype(np.int64) * (len(times) + 1) + np.searchsorted(times, start) + 1
     order = np.argsort(packed, kind="stable")
     return Index(his, los, addresses.astype(np.int64), times, packed[order], version[order], rows)

@@ -19,6 +19,7 @@ from ringfence.inventory.ranges import KnownRange
 from ringfence.inventory.sharing import Shared
 from ringfence.inventory.versions import Versions
 from ringfence.model.addresses import texts
+from ringfence.model.distinct import distinct
 from ringfence.model.endpoints import Endpoint
 from ringfence.model.objects import KINDS, Change, Object
 from ringfence.model.problems import Problem
@@ -93,12 +94,11 @@ class Inventory:
     def apply(self, changes: Iterable[Change]) -> None:
         """Add facts, in any order, repeats included. Raises Problem for a change that is not one."""
         for change in changes:
-            value = self._shared.whole(decode_value(change))
+            facts = self.cluster(change.cluster)
+            value = self._shared.whole(decode_value(change), facts.latest(change.kind, change.uid))
             if change.kind == "External":
                 self._externals = None
-            self.cluster(change.cluster).state(
-                change.kind, change.uid, Statement(change.at, change.known, value)
-            )
+            facts.state(change.kind, change.uid, Statement(change.at, change.known, value))
 
     def add_objects(self, cluster: str, objects: Iterable[Object], at: int = ALWAYS) -> None:
         """Facts that hold from `at` on, as a file of manifests states them."""
@@ -216,7 +216,7 @@ class Inventory:
         if not externals:
             return versions
         match = externals.match(hi, lo, at)
-        for value in np.unique(match.value[match.value >= 0]).tolist():
+        for value in distinct(match.value[match.value >= 0]).tolist():
             rows = np.flatnonzero((match.value == value) & ~nobodys)
             inner = [row for row in rows[own[rows]].tolist() if not _closer(facts, hi, lo, match.prefix, row)]
             rows = np.setdiff1d(rows, np.array(inner, np.int64), assume_unique=True)

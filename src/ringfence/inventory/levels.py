@@ -1,7 +1,8 @@
-"""Look-up columns that take changes cheaply: a large level, a middle one and a small one, the small one asked first.
+"""Look-up columns that take changes cheaply: levels of growing size, the newest asked first.
 
 Goal: a change costs what it touches, a look-up costs a few binary searches, whatever the size. Trade-off: what
-changed is written again each time its level is, so a level may hold an eighth of the one below it and no more.
+changed is written again each time its level is, so a level holds an eighth of the one below it and no more; and the
+newest changes are sorted only when somebody looks something up.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ I32 = NDArray[np.int32]
 
 Segments = Sequence[tuple[int, int]]
 
-SMALL, MIDDLE = 512, 8192
-"""Addresses that the upper levels may hold whatever the size of the one below."""
+SMALL, GROWTH = 2048, 8
+"""Addresses that wait to be sorted in; how many times more each level may hold than the one above it."""
 
 
 class Levels:
@@ -29,22 +30,32 @@ class Levels:
 
     def __init__(self) -> None:
         self._recent: dict[Packed, Segments] = {}
-        self._small, self._middle, self._large = build({}), build({}), build({})
+        self._newest: Index | None = None
+        self._levels = [build({})] * 3
 
     def put(self, changed: Mapping[Packed, Segments]) -> None:
         """Replace what is said of these addresses."""
         self._recent.update(changed)
+        self._newest = None
         if len(self._recent) > SMALL:
-            self._middle = merged_index(self._middle, build(self._recent))
-            self._recent = {}
-            if self._middle.size > max(MIDDLE, self._large.size // 8):
-                self._large, self._middle = merged_index(self._large, self._middle), build({})
-        self._small = build(self._recent)
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        levels, above, bound = self._levels, build(self._recent), SMALL
+        self._recent = {}
+        for number, level in enumerate(levels):
+            bound *= GROWTH
+            levels[number] = above = merged_index(level, above)
+            if above.size <= bound or number + 1 == len(levels):
+                break
+            levels[number] = build({})
 
     def lookup(self, hi: U64, lo: U64, at: I64) -> I32:
         """The version of each address at each time; NOBODY without holder, ABSENT for an address never put."""
-        answer = lookup(self._small, hi, lo, at)
-        for level in (self._middle, self._large):
+        if self._newest is None:
+            self._newest = build(self._recent)
+        answer = lookup(self._newest, hi, lo, at)
+        for level in self._levels:
             rest = np.flatnonzero(answer == ABSENT)
             if not len(rest):
                 break

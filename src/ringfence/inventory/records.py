@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from ringfence.inventory.claims import Claim
-from ringfence.inventory.history import Span, Statement
+from ringfence.inventory.history import History, Span, Statement
 
 
-class Record:
-    """One object. `source` is `Kind/uid`; `history` and `claims` follow from `statements` and are made by whoever settles."""
+class Record(msgspec.Struct, gc=False):
+    """One object. What follows from `statements` is made by whoever settles: `history`, and from that `claims`."""
 
-    __slots__ = ("claims", "end", "history", "settled", "source", "statements")
+    source: str
+    """`Kind/uid`."""
+    statements: tuple[Statement, ...] = ()
+    history: tuple[Span, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    settled: int = 0
+    """How many of the statements the history tells of."""
+    end: int = 0
+    """From when the last of those holds (UTC ns)."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.statements: tuple[Statement, ...] = ()
-        self.history: tuple[Span, ...] = ()
-        self.claims: tuple[Claim, ...] = ()
-        self.settled = 0
-        """How many of the statements the history tells of."""
-        self.end = 0
-        """From when the last of those holds (UTC ns)."""
+    def follow(self, history: History) -> None:
+        """Take over the history of everything said."""
+        self.history, self.end, self.settled = history.spans, history.end, len(self.statements)
 
 
 class Records:

@@ -55,6 +55,19 @@ def endpoint_of(cluster: str, value: Object) -> Endpoint:
             raise TypeError(f"{type(value).__name__} holds no address")
 
 
+def same_endpoint(before: Object | None, after: Object | None) -> bool:
+    """Whether two values of one object make one endpoint. Most news of a pod (phase, readiness) is no part of it."""
+    if before is None or after is None:
+        return False
+    if isinstance(before, Pod) and isinstance(after, Pod):
+        return _named(before) == _named(after)
+    return endpoint_of("", before) == endpoint_of("", after)
+
+
+def _named(pod: Pod) -> tuple[object, ...]:
+    return pod.name, pod.namespace, pod.workload, pod.node, pod.uid, pod.labels
+
+
 def node_endpoint(cluster: str, name: str, node: Node | None = None) -> Endpoint:
     """A node by name, with its labels where the cluster told of it."""
     return Endpoint(

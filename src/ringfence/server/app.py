@@ -6,7 +6,6 @@ engine opened and its settings read back, what a crash left is finished, and onl
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import signal
@@ -29,6 +28,7 @@ from ringfence import __version__
 from ringfence.model.problems import Problem
 from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unauthorized, guard, write_private
 from ringfence.server.book import Book
+from ringfence.server.garbage import spare
 from ringfence.server.ingest import Ingest, Later
 from ringfence.server.refusals import NotFound, in_json
 from ringfence.server.retention import Retention
@@ -161,9 +161,7 @@ class Server:
         book = Book()
         book.apply(facts.changes())
         book.report(facts.reports())
-        # What was loaded stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        spare()
         ingest = Ingest(engine, facts, journal, self._clock, book.report)
         ingest.start()
         self._undo.callback(ingest.stop)

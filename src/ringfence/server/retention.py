@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ringfence.server.book import Book
+from ringfence.server.garbage import look_again
 from ringfence.store.facts import Facts
 
 DAY = 86_400_000_000_000
@@ -49,6 +50,7 @@ class Retention:
                 dropped = compact(self._facts, self._book, self._clock() - self._days * DAY)
                 if dropped:
                     log.info("forgot %d inventory changes older than %d days", dropped, self._days)
+                look_again()
             except Exception:
                 log.exception("could not compact the inventory")
             self._stop.wait(EVERY)

@@ -324,3 +324,14 @@ def test_values_are_held_only_while_rows_have_them():
     assert population.size == 1
     assert len(population) == 0
     assert len(population.distinct("addresses")) == 2
+
+
+def test_labels_of_a_place_count_also_while_no_filter_reads_them() -> None:
+    memberships = Memberships()
+    memberships.define("f", parse('namespace_labels["team"] == "x"'))
+    for cluster in ("c1", "c2"):
+        memberships.put(cluster, Pod(uid="u", namespace="a", name="p"))
+    memberships.forget("f")
+    memberships.put("c1", Namespace(uid="a", name="a", labels=()))
+    memberships.define("f", parse('!("team" in namespace_labels)'))
+    assert memberships.members("f") == [("c1", "Pod", "u")]

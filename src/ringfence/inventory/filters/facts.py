@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Any
 
 from ringfence.inventory.filters.fields import FIELDS
@@ -77,19 +78,21 @@ _READ_BY = {
 }
 """Attributes of a pod that may change while it lives, and the fields that are read from each."""
 
+_alterable = attrgetter(*_READ_BY)
+
 
 def altered(before: Pod, after: Pod) -> dict[str, Hashable]:
     """The fields whose keys may be others than before, with their keys. Most news of a pod changes one or two."""
-    fields = [
-        field
-        for name, read in _READ_BY.items()
-        if (old := getattr(before, name)) is not (new := getattr(after, name)) and old != new
-        for field in read
-    ]
-    if not fields:
+    old, new = _alterable(before), _alterable(after)
+    if old == new:
         return {}
     found = _pod("", after)
-    return {field: found[field] for field in fields}
+    return {
+        field: found[field]
+        for one, other, fields in zip(old, new, _READ_BY.values(), strict=True)
+        if one != other
+        for field in fields
+    }
 
 
 def _service(cluster: str, service: Service) -> dict[str, Hashable]:

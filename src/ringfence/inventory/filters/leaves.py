@@ -17,6 +17,7 @@ from ringfence.inventory.filters.fields import BY_NAME, FIELDS, NUMBER
 from ringfence.inventory.filters.filter import sources
 from ringfence.inventory.filters.scalar import NO_BOUND, Fault, Run, run_of
 from ringfence.inventory.filters.syntax import Source, Term
+from ringfence.model.distinct import distinct
 
 if TYPE_CHECKING:
     from ringfence.inventory.filters.population import Population
@@ -140,7 +141,7 @@ class Rowed(Leaf):
         log = population.log
         if self._read != log.position:
             changed = log.since(self._read)
-            stale = np.arange(population.size) if changed is None else np.unique(np.array(changed, np.int64))
+            stale = np.arange(population.size) if changed is None else distinct(np.array(changed, np.int64))
             self._sync(population, stale)
             self._read = log.position
         found: States = _some(self._states[: population.size], rows)
