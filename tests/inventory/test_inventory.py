@@ -365,3 +365,15 @@ def _news(name: str, at: int, later: int, addresses: Any, label: str, host: bool
     else:
         value = pod(name, *(addresses or ()), labels=labels, host_network=host)
     return change(value, at, at + later) if addresses is not None else gone(value, at)
+
+
+def test_a_range_shown_later_by_the_same_addresses_is_seen() -> None:
+    node = Node(uid="n", name="n", addresses=("192.0.2.1",))
+    pod = Pod(uid="p", namespace="a", name="p", addresses=("10.1.2.3",), host_network=True)
+    inventory = Inventory()
+    for at, value in enumerate((node, msgspec.structs.replace(node, pod_cidrs=("10.9.0.0/24",)))):
+        inventory.add_objects("c", [value], at + 1)
+    for at, value in enumerate((pod, msgspec.structs.replace(pod, host_network=False))):
+        inventory.add_objects("c", [value], at + 1)
+    shown = {known.network for known in inventory.cluster("c").known_ranges()}
+    assert {"10.9.0.0/24", "10.1.2.0/24"} <= shown

@@ -79,8 +79,9 @@ class Cluster:
             self._stale[record.source] = record
             self._touched.add((kind, uid))
             # From the statement, not from the history: a value that was never seen to last is in none.
-            if statement.value is not None and not same_addresses(before, statement.value):
-                self._own.see(statement.value)
+            value = statement.value
+            if value is not None and not (isinstance(value, Pod) and _holds_on(before, value)):
+                self._own.see(value)
 
     def glimpse(self, statements: Iterable[Statement]) -> None:
         """Take from statements what they show of the cluster's ranges, and nothing else."""
