@@ -52,8 +52,10 @@ class Grouping:
             group.forget(name)
 
     def reads(self, field: str) -> bool:
-        """Whether groups are told apart by a field: some filter reads it, or one did and its groups are still in use."""
-        return any(source[0] == field for source in self._asked.sources)
+        """Whether some filter reads a field, or one did and rows are still grouped by it."""
+        if any(source[0] == field for source in self._asked.sources):
+            return True
+        return any(names for source, names in self._readers.items() if source[0] == field)
 
     def concerns(self, changed: Iterable[int]) -> bool:
         """Whether a row whose facts at these positions changed may belong to another group."""
