@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ringfence.kube.decode import KINDS
+from tests.kube.serving import Serving
 
 PLURALS = {entry.path(version): kind for kind, entry in KINDS.items() for version in entry.versions}
 
@@ -46,13 +47,12 @@ class FaultyApi:
         self._news = asyncio.Condition()
 
     async def __aenter__(self) -> FaultyApi:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await Serving(self._serve, self.port).__aenter__()
+        self.port = self._server.port
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
+    async def __aexit__(self, *details: object) -> None:
+        await self._server.__aexit__(*details)
 
     @property
     def url(self) -> str:
@@ -100,11 +100,8 @@ class FaultyApi:
                     headers[name.lower()] = value.strip()
                 if not await self._answer(line.decode().split()[1], headers, writer):
                     break
-        except (ConnectionError, asyncio.CancelledError):
-            pass
         finally:
             self._writers.discard(writer)
-            writer.close()
 
     async def _answer(self, target: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> bool:
         parts = urlsplit(target)

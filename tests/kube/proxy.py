@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+
+from tests.kube.serving import Serving
 
 
 class Proxy:
@@ -15,19 +16,14 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await Serving(self._serve).__aenter__()
+        self.port = self._server.port
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def __aexit__(self, *details: object) -> None:
+        await self._server.__aexit__(*details)
 
     @property
     def held(self) -> bool:
@@ -47,14 +43,10 @@ class Proxy:
                 writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
             writer.transport.abort()
-            self._tasks.discard(task)
             return
         pair = (writer, back)
         self._pairs.add(pair)
@@ -68,7 +60,6 @@ class Proxy:
             for each in pair:
                 each.transport.abort()
             self._pairs.discard(pair)
-            self._tasks.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while block := await reader.read(1 << 16):

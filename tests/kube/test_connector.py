@@ -17,6 +17,7 @@ from ringfence.kube.settings import ClusterSettings, ConnectorSettings
 from ringfence.kube.watch import Pace
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
+from tests.kube.serving import Serving
 
 PACE = Pace(first=0.01, longest=0.05, forbidden=0.05)
 
@@ -34,28 +35,23 @@ class Ingest:
         self.token = "agent"
 
     async def __aenter__(self) -> Ingest:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await Serving(self._serve).__aenter__()
+        self.url = self._server.url
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+    async def __aexit__(self, *details: object) -> None:
+        await self._server.__aexit__(*details)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                headers = {}
-                while header := (await reader.readline()).decode().strip():
-                    name, _, value = header.partition(":")
-                    headers[name.lower()] = value.strip()
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
-                method, target, _ = line.decode().split()
-                code, answer = self._answer(method, target, headers, body)
-                writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (code, len(answer), answer))
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while line := await reader.readline():
+            headers = {}
+            while header := (await reader.readline()).decode().strip():
+                name, _, value = header.partition(":")
+                headers[name.lower()] = value.strip()
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            method, target, _ = line.decode().split()
+            code, answer = self._answer(method, target, headers, body)
+            writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (code, len(answer), answer))
 
     def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         path, _, query = target.partition("?")

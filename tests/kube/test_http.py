@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfence.kube.http import Broken, Client, target_of, unframed
+from tests.kube.serving import Serving
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -51,29 +52,13 @@ def test_urls() -> None:
 def asked(serve: Serve, use: Callable[[Client], Awaitable[None]], seconds: float = 5.0) -> None:
     """Run `use` with a client of a server that answers each connection with `serve`."""
 
-    tasks: set[asyncio.Task[None] | None] = set()
-
-    async def each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())
-        try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await serve(reader, writer)
-        finally:
-            writer.close()
-
     async def run() -> None:
-        server = await asyncio.start_server(each, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        client = Client(target_of(url), {"X-A": "b"}, None, None, seconds)
-        try:
-            await asyncio.wait_for(use(client), 60)
-        finally:
-            client.close()
-            server.close()
-            for task in filter(None, tasks):
-                task.cancel()
-            await asyncio.gather(*filter(None, tasks), return_exceptions=True)
-            await asyncio.sleep(0.01)
+        async with Serving(serve) as server:
+            client = Client(target_of(server.url), {"X-A": "b"}, None, None, seconds)
+            try:
+                await asyncio.wait_for(use(client), 60)
+            finally:
+                client.close()
 
     asyncio.run(run())
 
