@@ -12,6 +12,7 @@ from ringfence.discovery.facts import Facts
 from ringfence.discovery.recorded import Names, RecordedFlow, edges_of
 from ringfence.flows.keys import tuple_hash
 from ringfence.flows.link import link
+from ringfence.flows.present import Facts as Known
 from ringfence.flows.present import present
 from ringfence.model.addresses import pack
 from ringfence.model.columns import FLOW, TRANSLATION, Direction, Kind, Table, structured
@@ -243,7 +244,7 @@ def test_recorded_flows_give_the_same_edges_as_columns(rows: list) -> None:
     consumers, providers = (
         [ENDPOINTS[v] for v in versions(linked, side)] for side in ("consumer", "provider")
     )
-    nothing: list = [None] * len(linked)
+    nothing = [Known()] * len(linked)
     shown = present(linked, legs, consumers, providers, ["c"] * len(linked), [()] * len(linked), nothing)
     recorded = [msgspec.json.decode(msgspec.json.encode(one), type=RecordedFlow) for one in shown]
     ends = (versions(linked, "consumer"), versions(linked, "provider"))

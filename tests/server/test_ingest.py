@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringfence.model.batches import Loss, ProcessInfo, TapInfo
+from ringfence.model.batches import Loss, ProcessInfo, TapInfo, TlsInfo
 from ringfence.server.app import Server, ServerSettings
 from ringfence.store.engine import Engine
 from ringfence.store.facts import Facts
@@ -229,3 +229,43 @@ def test_a_header_that_says_a_thing_twice_is_stored_all_the_same(api, now):
     flows = api.get("/v1/flows")["flows"]
     assert [flow["process"]["name"] for flow in flows] == ["kubelet", "kubelet"]
     assert [[tap["interface"] for tap in flow["taps"]] for flow in flows] == [["veth1"], ["veth1"]]
+
+
+def test_what_is_known_of_a_beginning_is_stored_and_shown(api, now):
+    """Both ends' processes, DNS names, TLS facts, reasons and measures; absent in one window, kept from another."""
+    opener = ProcessInfo("curl", 812, "/usr/bin/curl", "u1", "3f2a", "sh", 811)
+    accepter = ProcessInfo("carts", 7, "/carts")
+    first, second = now - 2 * SECOND, now - SECOND
+    rows = sighting(first)
+    rows["process"], rows["provider_process"], rows["names"], rows["tls"], rows["drop"] = 1, 2, 1, 1, 2
+    rows["rtt_us"], rows["srtt_us"], rows["retransmits"], rows["zero_windows"] = 210, 250, 2, 0
+    later = sighting(second, first_window=first)
+    later["srtt_us"], later["retransmits"], later["zero_windows"] = 300, 1, 1
+    known = {
+        "processes": (opener, accepter),
+        "names": ("carts.sock-shop.svc.cluster.local carts",),
+        "tls": (TlsInfo("shop.example", ("h2",)),),
+    }
+    api.send(np.concatenate([rows, later]), (first, second), **known)
+    (flow,) = api.get("/v1/flows")["flows"]
+    assert flow["process"] == {
+        "exe": "/usr/bin/curl",
+        "name": "curl",
+        "pid": 812,
+        "container": "3f2a",
+        "parent": "sh",
+        "parent_pid": 811,
+    }
+    assert flow["provider_process"]["name"] == "carts"
+    assert flow["provider_names"] == ["carts.sock-shop.svc.cluster.local", "carts"]
+    assert flow["tls"] == {"server_name": "shop.example", "alpn": ["h2"]}
+    assert flow["drop_reason"] == "refused"
+    assert (flow["rtt_us"], flow["srtt_us"], flow["retransmits"], flow["zero_windows"]) == (210, 300, 3, 1)
+
+
+def test_what_nobody_measured_is_null(api, now):
+    api.send(sighting(now - SECOND), (now - SECOND,))
+    (flow,) = api.get("/v1/flows")["flows"]
+    assert flow["tls"] is None
+    assert flow["provider_names"] == []
+    assert [flow[name] for name in ("rtt_us", "srtt_us", "retransmits", "zero_windows")] == [None] * 4

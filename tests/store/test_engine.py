@@ -16,7 +16,7 @@ from ringfence.model.addresses import pack
 from ringfence.model.problems import Problem
 from ringfence.store.engine import DATABASE, SESSION, Engine
 from ringfence.store.rows import addresses, halves, windows_table
-from ringfence.store.schema import WINDOWS
+from ringfence.store.schema import SIGHTINGS, WINDOWS, additions
 from ringfence.testing.batches import SECOND, header
 
 RECENT = time.time_ns() // SECOND * SECOND
@@ -124,3 +124,16 @@ def test_addresses_survive_the_engine(engine):
     back = halves(column)
     assert back[0].tolist() == hi.tolist()
     assert back[1].tolist() == lo.tolist()
+
+
+def test_a_table_of_an_earlier_version_gets_its_new_columns(engine):
+    for column in ("srtt_us", "names", "drop"):
+        engine.command(f"ALTER TABLE {DATABASE}.sightings DROP COLUMN {column}")
+    for _ in range(2):
+        for statement in additions(SIGHTINGS, DATABASE):
+            engine.command(statement)
+    told = engine.query(
+        f"SELECT name, type FROM system.columns WHERE database = '{DATABASE}' AND table = 'sightings'"
+    )
+    kept = dict(zip(told["name"].to_pylist(), told["type"].to_pylist(), strict=True))
+    assert kept == {column.name: column.sql for column in SIGHTINGS.columns}

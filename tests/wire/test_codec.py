@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import SIGHTING, TRANSLATION, Table
+from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo, TlsInfo
+from ringfence.model.columns import LAYOUT, SIGHTING, TRANSLATION, Table
 from ringfence.model.problems import Problem
 from ringfence.testing.batches import SECOND, START, header, no_translations, sighting
 from ringfence.wire.codec import MAX_BODY, PREFIX, decode, encode
@@ -31,8 +31,10 @@ def batches(draw: st.DrawFn) -> tuple[BatchHeader, Table, Table]:
     table["first_window"] = table["window"] - random.integers(0, SECOND, rows)
     table["first"] = table["window"]
     table["last"] = table["window"] + random.integers(0, SECOND, rows)
-    for name, ceiling in (("kind", 6), ("direction", 5), ("role", 3), ("process", 2)):
+    for name, ceiling in (("kind", 6), ("direction", 5), ("role", 3), ("drop", 6)):
         table[name] = random.integers(0, ceiling, rows)
+    for name in ("process", "provider_process", "names", "tls"):
+        table[name] = random.integers(0, 2, rows)
     for name in ("consumer_pod", "provider_pod"):
         table[name] = random.integers(0, len(pods) + 1, rows)
     table["taps"] = random.integers(0, len(taps) + 1, (rows, 6))
@@ -52,7 +54,9 @@ def batches(draw: st.DrawFn) -> tuple[BatchHeader, Table, Table]:
         windows=windows,
         taps=tuple(TapInfo(name, "pod", name) for name in taps),
         pods=tuple(pods),
-        processes=(ProcessInfo("curl", 812, "/usr/bin/curl"),),
+        processes=(ProcessInfo("curl", 812, "/usr/bin/curl", None, "3f2a", "sh", 811),),
+        names=("carts.sock-shop.svc.cluster.local",),
+        tls=(TlsInfo("shop.example", ("h2", "http/1.1")),),
         addresses=("10.0.0.1", "fd00::1"),
         losses=(Loss("kernel-map-full", 1, 2, 3),),
     )
@@ -115,6 +119,10 @@ def test_well_packed_nonsense_is_a_problem_or_a_batch(
         ("consumer_packets", 2**63, "consumer_packets"),
         ("consumer_pod", 1, "consumer_pod beyond"),
         ("process", 5, "process beyond"),
+        ("provider_process", 5, "provider_process beyond"),
+        ("names", 5, "names beyond"),
+        ("tls", 5, "tls beyond"),
+        ("drop", 6, "drop"),
         ("taps", 2, "taps beyond"),
     ],
 )
@@ -148,7 +156,7 @@ def test_bad_headers_are_problems(facts: dict[str, object]) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
-    prefix = PREFIX.pack(b"RFBATCH\x01", 1, 0, 100, 0, 0)
+    prefix = PREFIX.pack(b"RFBATCH\x01", LAYOUT, 0, 100, 0, 0)
     bomb = zstandard.ZstdCompressor().compress(bytes(1 << 28))
     assert len(bomb) < 1 << 20
     with pytest.raises(Problem, match="another size"):

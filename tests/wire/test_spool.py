@@ -35,7 +35,7 @@ def test_order_across_epochs_and_a_restart(tmp_path: Path) -> None:
 
 
 def test_the_cap_costs_the_oldest_and_says_so(tmp_path: Path) -> None:
-    size = len(body(1))
+    size = max(len(body(sequence)) for sequence in range(1, 8))
     spool = Spool(tmp_path, size * 3)
     for sequence in range(1, 8):
         spool.append(body(sequence), "e1", sequence)

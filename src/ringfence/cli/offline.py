@@ -13,7 +13,7 @@ from ringfence.capture.packets.read import Reading, read_capture
 from ringfence.flows.captured import Captured
 from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
-from ringfence.flows.present import present
+from ringfence.flows.present import Facts, present
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
 from ringfence.model.columns import TRANSLATION, Table, structured
@@ -97,7 +97,7 @@ def _shown(flows: Table, legs: Legs, names: Names, chosen: I64) -> list[Flow]:
     consumers = [names.endpoints[version] for version in names.consumer[chosen].tolist()]
     providers = [names.endpoints[version] for version in names.provider[chosen].tolist()]
     picked = Legs._make(column[chosen] for column in legs)
-    nobody, nowhere = [None] * len(chosen), [()] * len(chosen)
+    nobody, nowhere = [Facts()] * len(chosen), [()] * len(chosen)
     labels = [kinds[row] for row in chosen.tolist()]
     return list(present(flows[chosen], picked, consumers, providers, labels, nowhere, nobody))
 

@@ -121,7 +121,7 @@ def _unseen(flows: Table, translations: Table, hashes: U64, post: I64) -> Table:
     rows = structured(FLOW, len(translations))
     for name, _ in TUPLE[:-1]:
         rows[name] = translations["pre_" + name]
-    for name in ("first", "last", "node", "process", "consumer_pod"):
+    for name in ("first", "last", "node", "process", "consumer_pod", "names"):
         rows[name] = flows[name][post]
     rows["protocol"], rows["zone"] = translations["protocol"], translations["zone"]
     rows["tuple_hash"] = hashes

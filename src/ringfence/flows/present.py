@@ -5,28 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ringfence.flows.link import Legs
 from ringfence.model.addresses import unpack
 from ringfence.model.columns import (
     DIRECTION_NAMES,
+    DROP_NAMES,
     KIND_NAMES,
     LEG_NAMES,
     LINK_NAMES,
+    MEASURED,
     UNKNOWN_U4,
     Kind,
     Table,
 )
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.flows import Flow, FlowEnd, Process, Tap
+from ringfence.model.flows import Flow, FlowEnd, Process, Tap, Tls
 from ringfence.model.protocols import ICMP, ICMPV6, PORTS, TCP, flag_names, protocol_name
 
-MEASURED = (
+COUNTERS = (
     *("consumer_packets", "consumer_octets", "consumer_flags"),
     *("provider_packets", "provider_octets", "provider_flags"),
-    *("rtt_us", "retransmits"),
+    *MEASURED,
 )
+
+
+class Facts(NamedTuple):
+    """What is known of the beginning of a flow."""
+
+    process: Process | None = None
+    provider_process: Process | None = None
+    provider_names: tuple[str, ...] = ()
+    tls: Tls | None = None
+
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,7 +67,7 @@ def present(
     providers: Sequence[Endpoint],
     categories: Sequence[str],
     taps: Sequence[tuple[Tap, ...]],
-    processes: Sequence[Process | None],
+    facts: Sequence[Facts],
 ) -> Iterator[Flow]:
     """One `Flow` per row; every sequence is aligned with `flows`."""
     names = flows.dtype.names or ()
@@ -62,8 +75,8 @@ def present(
     part = zip(
         legs.connection.tolist(), legs.leg.tolist(), legs.snat.tolist(), legs.link.tolist(), strict=True
     )
-    ends = zip(consumers, providers, categories, taps, processes, strict=True)
-    for values, (connection, leg, snat, link), (consumer, provider, category, seen, process) in zip(
+    ends = zip(consumers, providers, categories, taps, facts, strict=True)
+    for values, (connection, leg, snat, link), (consumer, provider, category, seen, known) in zip(
         zip(*columns, strict=True), part, ends, strict=True
     ):
         row = dict(zip(names, values, strict=True))
@@ -80,8 +93,8 @@ def present(
             consumer=_end(row, "consumer", consumer),
             provider=_end(row, "provider", provider),
             **_counters(row),
-            drop_reason=None,
-            process=process,
+            drop_reason=DROP_NAMES[row["drop"]] if row["drop"] else None,
+            **known._asdict(),
             tunnel=None if row["kind"] == Kind.PLAIN else KIND_NAMES[row["kind"]],
             vni=row["zone"] if row["kind"] in (Kind.VXLAN, Kind.GENEVE) else None,
             icmp=_icmp(row),
@@ -118,7 +131,7 @@ def _end(row: dict[str, Any], side: str, endpoint: Endpoint) -> FlowEnd:
 
 def _counters(row: dict[str, Any]) -> dict[str, Any]:
     if row["unseen"]:
-        return dict.fromkeys(MEASURED)
+        return dict.fromkeys(COUNTERS)
     has_flags = row["protocol"] == TCP
     return {
         "consumer_packets": row["consumer_packets"],
@@ -127,8 +140,7 @@ def _counters(row: dict[str, Any]) -> dict[str, Any]:
         "provider_packets": row["provider_packets"],
         "provider_octets": row["provider_octets"],
         "provider_flags": flag_names(row["provider_flags"]) if has_flags else None,
-        "rtt_us": _known(row["rtt_us"]),
-        "retransmits": _known(row["retransmits"]),
+        **{name: _known(row[name]) for name in MEASURED},
     }
 
 

@@ -16,12 +16,23 @@ class TapInfo(msgspec.Struct, frozen=True):
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
-    """A process that opened conversations; `pod` its pod's UID where its cgroup tells."""
+    """A process at one end of conversations; `pod` its pod's UID and `container` its container's id, where its cgroup
+    tells; `parent` the name of the process that started it."""
 
     name: str
     pid: int
     exe: str | None = None
     pod: str | None = None
+    container: str | None = None
+    parent: str | None = None
+    parent_pid: int | None = None
+
+
+class TlsInfo(msgspec.Struct, frozen=True):
+    """What a ClientHello asks for in the clear: server name (RFC 6066) and protocols (ALPN, RFC 7301)."""
+
+    server_name: str | None = None
+    alpn: tuple[str, ...] = ()
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -55,6 +66,9 @@ class BatchHeader(msgspec.Struct, frozen=True):
     pods: tuple[str, ...] = ()
     """UIDs that `consumer_pod` and `provider_pod` point at, by index + 1."""
     processes: tuple[ProcessInfo, ...] = ()
+    names: tuple[str, ...] = ()
+    """DNS names of providers as consumers had learnt them; several of one flow with spaces between."""
+    tls: tuple[TlsInfo, ...] = ()
     addresses: tuple[str, ...] = ()
     """Every local address of the node, the bridge's included."""
     losses: tuple[Loss, ...] = ()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layouts below, sent with every batch."""
 
 Table = NDArray[Any]
@@ -27,7 +27,10 @@ MAX_TAPS = 6
 """How many taps of one node a sighting can name; more are counted in the header, not named."""
 
 UNKNOWN_U4 = 0xFFFF_FFFF
-"""`rtt_us` or `retransmits` nobody measured. Shown as null, never as 0."""
+"""One of MEASURED that nobody measured. Shown as null, never as 0."""
+
+MEASURED = ("rtt_us", "srtt_us", "retransmits", "zero_windows")
+"""What a tap can only sometimes measure."""
 
 
 class Direction(IntEnum):
@@ -85,6 +88,23 @@ class Link(IntEnum):
     INFERRED = 4
 
 
+class Drop(IntEnum):
+    """Why packets of a flow were dropped, or not answered, as far as somebody said so; the largest wins a merge."""
+
+    NONE = 0
+    UNANSWERED = 1
+    """Opened, and nothing came back within the window and the one after."""
+    REFUSED = 2
+    """The provider reset it before it was established (RFC 9293)."""
+    UNREACHABLE = 3
+    """An ICMP "unreachable" named it (RFC 792, RFC 4443)."""
+    KERNEL = 4
+    """The node's kernel dropped a packet of it (skb/kfree_skb)."""
+    POLICY = 5
+    """A rule of ours dropped it."""
+
+
+DROP_NAMES = ("none", "unanswered", "refused", "unreachable", "kernel", "policy")
 LEG_NAMES = ("direct", "pre-dnat", "post-dnat", "pre-snat", "post-snat", "outer")
 LINK_NAMES = ("none", "conntrack", "socket", "tunnel", "inferred")
 DIRECTION_NAMES = ("guessed", "icmp", "listener", "conntrack", "syn")
@@ -119,8 +139,11 @@ COUNTERS = [
     ("provider_octets", "<u8"),
     ("consumer_flags", "<u2"),
     ("provider_flags", "<u2"),
-    ("rtt_us", "<u4"),
+    ("rtt_us", "<u4"),  # of the handshake
+    ("srtt_us", "<u4"),  # the sender's smoothed estimate, its last one in the window (RFC 6298)
     ("retransmits", "<u4"),
+    ("zero_windows", "<u4"),  # segments that offered no room
+    ("drop", "u1"),
 ]
 
 SIGHTING = np.dtype(
@@ -138,7 +161,10 @@ SIGHTING = np.dtype(
         *COUNTERS,
         ("consumer_pod", "<u4"),  # index + 1 into the header's pods (tagged at the tap), 0 is none
         ("provider_pod", "<u4"),
-        ("process", "<u4"),  # index + 1 into the header's processes, 0 is none
+        ("process", "<u4"),  # of the connecting end: index + 1 into the header's processes, 0 is none
+        ("provider_process", "<u4"),  # of the accepting end
+        ("names", "<u4"),  # index + 1 into the header's names, 0 is none
+        ("tls", "<u4"),  # index + 1 into the header's tls, 0 is none
         ("taps", "<u2", (MAX_TAPS,)),  # index + 1 into the header's taps, 0 is none
     ]
 )
@@ -196,6 +222,9 @@ FLOW = np.dtype(
         ("consumer_pod", "<u4"),  # index + 1 into the answer's pods, 0 is none
         ("provider_pod", "<u4"),
         ("process", "<u4"),  # index + 1 into the answer's processes
+        ("provider_process", "<u4"),
+        ("names", "<u4"),  # index + 1 into the answer's names
+        ("tls", "<u4"),  # index + 1 into the answer's TLS facts
         ("node", "<u4"),  # index + 1 into the answer's nodes: whose sighting counts; 0 for files
         ("unseen", "u1"),  # 1 for a leg made from conntrack alone: no taps, counters null
     ]
@@ -206,7 +235,7 @@ FLOW = np.dtype(
 def structured(dtype: np.dtype[Any], rows: int) -> Table:
     """An empty (zeroed) table of `rows`, with measured-by-nobody fields set to unknown."""
     table = np.zeros(rows, dtype)
-    for name in ("rtt_us", "retransmits"):
+    for name in MEASURED:
         if dtype.names and name in dtype.names:
             table[name] = UNKNOWN_U4
     return table

@@ -30,18 +30,29 @@ class Tap(msgspec.Struct, frozen=True):
 
 
 class Process(msgspec.Struct, frozen=True):
-    """The process at the connecting end."""
+    """The process at one end, its container's id, and the process that started it."""
 
     exe: str | None
     name: str
     pid: int
+    container: str | None = None
+    parent: str | None = None
+    parent_pid: int | None = None
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """What the consumer asked for in the clear at the start of TLS."""
+
+    server_name: str | None
+    alpn: tuple[str, ...]
 
 
 class Flow(msgspec.Struct, frozen=True):
     """One flow. Times are RFC 3339 UTC with microseconds; octets are IP-layer octets; absent facts are null.
 
     `snat` says that the source of a `post-dnat` leg was translated too, so its consumer is not the opener.
-    `drop_reason` is null when nothing was seen to drop it.
+    `drop_reason` is null when nothing was seen to drop it. `provider_names` are the DNS names by which the consumer
+    had learnt the provider's address when it connected.
     """
 
     flow_id: str
@@ -64,9 +75,14 @@ class Flow(msgspec.Struct, frozen=True):
     provider_octets: int | None
     provider_flags: str | None
     rtt_us: int | None
+    srtt_us: int | None
     retransmits: int | None
+    zero_windows: int | None
     drop_reason: str | None
     process: Process | None
+    provider_process: Process | None
+    provider_names: tuple[str, ...]
+    tls: Tls | None
     tunnel: str | None
     vni: int | None
     icmp: str | None

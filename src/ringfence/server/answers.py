@@ -178,9 +178,9 @@ def show(part: Linked, rows: I64) -> list[Flow]:
     consumers, providers = _endpoints(part, rows)
     flows = part.flows[rows]
     taps = [part.stored.taps(row) if row < len(part.stored.table) else () for row in rows.tolist()]
-    processes = [part.stored.process(index) for index in flows["process"].tolist()]
+    facts = [part.stored.facts(flow) for flow in flows]
     names = [part.categories[row] for row in rows.tolist()]
-    return list(present(flows, legs, consumers, providers, names, taps, processes))
+    return list(present(flows, legs, consumers, providers, names, taps, facts))
 
 
 def _endpoints(part: Linked, rows: I64) -> tuple[list[Endpoint], list[Endpoint]]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from ringfence.model.problems import Problem
-from ringfence.store.schema import SETTINGS, TABLES, TableDef, ddl
+from ringfence.store.schema import SETTINGS, TABLES, TableDef, additions, ddl
 
 DATABASE = "ringfence"
 MEMORY = 2 << 30
@@ -60,6 +60,8 @@ class Engine:
             self.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
             for table in TABLES:
                 self.command(ddl(table, DATABASE))
+                for statement in additions(table, DATABASE):
+                    self.command(statement)
             self._assert_settings()
         except BaseException:
             self.close()

@@ -18,9 +18,10 @@ from ringfence.flows.conversations import Stretches, conversation_key
 from ringfence.flows.counted import Chosen, choose, coverage, gaps, is_closed, substitutes
 from ringfence.flows.keys import hash_words, text_hash
 from ringfence.flows.link import turn
-from ringfence.model.batches import ProcessInfo
-from ringfence.model.columns import FLOW, TRANSLATION, UNKNOWN_U4, Table, structured
-from ringfence.model.flows import Process, Tap
+from ringfence.flows.present import Facts
+from ringfence.model.batches import ProcessInfo, TlsInfo
+from ringfence.model.columns import FLOW, MEASURED, TRANSLATION, UNKNOWN_U4, Table, structured
+from ringfence.model.flows import Process, Tap, Tls
 from ringfence.store.engine import Engine
 from ringfence.store.rows import halves
 from ringfence.store.shared import Shares, overlapping, shares
@@ -70,7 +71,7 @@ class Evidence(NamedTuple):
 class FlowsAnswer(NamedTuple):
     """Flows over a time, one row each. `table` is FLOW; `began` the first window of each conversation.
 
-    `nodes`, `pods`, `processes` are what the table's indexes (index + 1) point at.
+    `nodes`, `pods`, `processes`, `names`, `tls` are what the table's indexes (index + 1) point at.
     `evidence` tells who saw each flow.
     """
 
@@ -79,6 +80,8 @@ class FlowsAnswer(NamedTuple):
     nodes: Sequence[str]
     pods: Sequence[str]
     processes: Sequence[ProcessInfo]
+    names: Sequence[str]
+    tls: Sequence[TlsInfo]
     evidence: Evidence
 
     def taps(self, row: int) -> tuple[Tap, ...]:
@@ -94,7 +97,18 @@ class FlowsAnswer(NamedTuple):
         if not index:
             return None
         info = self.processes[index - 1]
-        return Process(info.exe, info.name, info.pid)
+        return Process(info.exe, info.name, info.pid, info.container, info.parent, info.parent_pid)
+
+    def facts(self, row: np.void) -> Facts:
+        """What is known of the beginning of a flow, by its row of `table`."""
+        names, tls = int(row["names"]), int(row["tls"])
+        asked = self.tls[tls - 1] if tls else None
+        return Facts(
+            self.process(int(row["process"])),
+            self.process(int(row["provider_process"])),
+            tuple(self.names[names - 1].split()) if names else (),
+            Tls(asked.server_name, asked.alpn) if asked else None,
+        )
 
 
 class Queries:
@@ -127,7 +141,16 @@ class Queries:
         kept = np.flatnonzero(counted)
         kept = kept[np.lexsort((table["flow_id"][kept], table["first"][kept]))]
         evidence = Evidence(chosen, kept, names.nodes, node, seen["taps"])
-        return FlowsAnswer(table[kept], began[kept], names.nodes, names.pods, names.processes, evidence)
+        return FlowsAnswer(
+            table[kept],
+            began[kept],
+            names.nodes,
+            names.pods,
+            names.processes,
+            names.names,
+            names.tls,
+            evidence,
+        )
 
     def translations(self, since: int, until: int, cluster: str | None = None) -> Table:
         """Translations that may tie flows of [since, until): a TRANSLATION table, oldest first."""
@@ -266,24 +289,35 @@ class _Names(NamedTuple):
     nodes: list[str]
     pods: list[str]
     processes: list[ProcessInfo]
+    names: list[str]
+    tls: list[TlsInfo]
     node: I64
     consumer_pod: I64
     provider_pod: I64
     process: I64
+    provider_process: I64
+    named: I64
+    asked: I64
 
 
 def _names(seen: pa.Table) -> _Names:
     nodes = _distinct(seen["node"])
     pods = sorted({*_distinct(seen["consumer_pod"]), *_distinct(seen["provider_pod"])})
-    texts = _distinct(seen["process"])
+    texts = sorted({*_distinct(seen["process"]), *_distinct(seen["provider_process"])})
+    names, tls = _distinct(seen["names"]), _distinct(seen["tls"])
     return _Names(
         nodes,
         pods,
         [msgspec.json.decode(text, type=ProcessInfo) for text in texts],
+        names,
+        [msgspec.json.decode(text, type=TlsInfo) for text in tls],
         _codes(seen["node"], nodes),
         _codes(seen["consumer_pod"], pods) + 1,
         _codes(seen["provider_pod"], pods) + 1,
         _codes(seen["process"], texts) + 1,
+        _codes(seen["provider_process"], texts) + 1,
+        _codes(seen["names"], names) + 1,
+        _codes(seen["tls"], tls) + 1,
     )
 
 
@@ -296,7 +330,8 @@ def _flow_table(seen: pa.Table, chosen: Chosen, names: _Names) -> tuple[Table, I
     table["consumer_pod"], table["provider_pod"] = names.consumer_pod, names.provider_pod
     for name in ("consumer_port", "provider_port", "protocol", "kind", "zone", "inner"):
         table[name] = seen[name].to_numpy()
-    table["process"], table["node"] = names.process, names.node + 1
+    table["process"], table["provider_process"] = names.process, names.provider_process
+    table["names"], table["tls"], table["node"] = names.named, names.asked, names.node + 1
     table[chosen.turned] = turn(table[chosen.turned])
     counted = table[chosen.order[chosen.start]]
     counted["direction"] = chosen.direction
@@ -307,11 +342,11 @@ def _flow_table(seen: pa.Table, chosen: Chosen, names: _Names) -> tuple[Table, I
 
 def _borrow(counted: Table, table: Table, chosen: Chosen) -> None:
     """Facts only one node knows: pods (each end's own node tags them), the process, round trips."""
-    for name in ("consumer_pod", "provider_pod", "process"):
+    for name in ("consumer_pod", "provider_pod", "process", "provider_process", "names", "tls", "drop"):
         best = np.zeros(len(counted), np.uint32)
         np.maximum.at(best, chosen.flow, table[name])
         counted[name] = np.where(counted[name] > 0, counted[name], best)
-    for name in ("rtt_us", "retransmits"):
+    for name in MEASURED:
         best = np.full(len(counted), UNKNOWN_U4, np.uint32)
         np.minimum.at(best, chosen.flow, table[name])
         counted[name] = np.where(counted[name] == UNKNOWN_U4, best, counted[name])
@@ -320,7 +355,7 @@ def _borrow(counted: Table, table: Table, chosen: Chosen) -> None:
 def _counters(rows: pa.Table) -> Table:
     """A FLOW table with times and counters of `rows`; the rest is zero."""
     table = structured(FLOW, rows.num_rows)
-    for name in ("first", "last", *COUNTS, *FLAGS, "rtt_us", "retransmits"):
+    for name in ("first", "last", *COUNTS, *FLAGS, *MEASURED, "drop"):
         table[name] = rows[name].to_numpy()
     return table
 

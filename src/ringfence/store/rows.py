@@ -50,6 +50,11 @@ def sightings_table(
         "consumer_pod": _terms(rows["consumer_pod"], header.pods),
         "provider_pod": _terms(rows["provider_pod"], header.pods),
         "process": _terms(rows["process"], [_text(process) for process in header.processes]),
+        "provider_process": _terms(
+            rows["provider_process"], [_text(process) for process in header.processes]
+        ),
+        "names": _terms(rows["names"], header.names),
+        "tls": _terms(rows["tls"], [_text(tls) for tls in header.tls]),
         "taps": _taps(rows["taps"], [f"{tap.at}/{tap.interface}" for tap in header.taps]),
     }
     return _filled(SIGHTINGS, header, rows, segment, made)

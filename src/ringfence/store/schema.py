@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ringfence.model.columns import MEASURED, UNKNOWN_U4
+
 RETENTION_DAYS = 30
 """How long sightings and what explains them are kept."""
 
@@ -122,7 +124,16 @@ SIGHTINGS = TableDef(
             "UInt32",
             {
                 "rtt_us": "handshake round trip in microseconds; 4294967295 when nobody measured it",
+                "srtt_us": "the sender's last smoothed round trip in microseconds; 4294967295 when nobody measured it",
                 "retransmits": "retransmitted packets; 4294967295 when nobody measured them",
+                "zero_windows": "segments that offered no room; 4294967295 when nobody counted them",
+            },
+        ),
+        *_plain(
+            "UInt8",
+            {
+                "drop": "why packets were dropped: 0 not known to be, 1 unanswered, 2 refused, 3 unreachable, 4 kernel, "
+                "5 policy",
             },
         ),
         *_plain(
@@ -130,7 +141,11 @@ SIGHTINGS = TableDef(
             {
                 "consumer_pod": "UID of the consumer's pod, tagged at its tap; empty when not known",
                 "provider_pod": "UID of the provider's pod, tagged at its tap; empty when not known",
-                "process": "process at the connecting end as JSON (name, pid, exe, pod); empty when not known",
+                "process": "process at the connecting end as JSON (name, pid, exe, pod, container, parent, parent_pid); "
+                "empty when not known",
+                "provider_process": "process at the accepting end as JSON; empty when not known",
+                "names": "DNS names of the provider as the consumer had learnt them, with spaces between",
+                "tls": "server_name and alpn of the ClientHello as JSON; empty when not seen",
                 "taps": "taps of the node that saw it: `at/interface`, separated by spaces",
             },
         ),
@@ -225,6 +240,19 @@ LOSSES = TableDef(
 
 TABLES: tuple[TableDef, ...] = (SIGHTINGS, TRANSLATIONS, WINDOWS, BATCHES, LOSSES)
 """In the order a segment is written."""
+
+
+def additions(table: TableDef, database: str) -> tuple[str, ...]:
+    """Statements that give a table made by an earlier version the columns it lacks; harmless where it has them.
+
+    Rows written before read as "not known".
+    """
+    unknown = dict.fromkeys(MEASURED, f" DEFAULT {UNKNOWN_U4}")
+    return tuple(
+        f"ALTER TABLE {database}.{table.name} ADD COLUMN IF NOT EXISTS `{column.name}` {column.sql}"
+        f"{unknown.get(column.name, '')}"
+        for column in table.columns
+    )
 
 
 def ddl(table: TableDef, database: str) -> str:

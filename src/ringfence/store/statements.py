@@ -5,7 +5,7 @@ Places `{name:Type}` are filled by the engine; no text of a user is ever part of
 
 from __future__ import annotations
 
-from ringfence.model.columns import UNKNOWN_U4
+from ringfence.model.columns import MEASURED, UNKNOWN_U4
 from ringfence.store.engine import DATABASE
 from ringfence.store.shared import EXTENTS_OF, FLOW_AT_THE_TIME, HIGH_POD, LOW_POD
 
@@ -14,6 +14,10 @@ MARGIN = 60_000_000_000
 boundary does not change who counts."""
 COUNTS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
 FLAGS = ("consumer_flags", "provider_flags")
+COUNTED = ("retransmits", "zero_windows")
+"""Of MEASURED what adds up over windows."""
+TEXTS = ("process", "provider_process", "names", "tls")
+"""Facts of the beginning of a flow, empty where nobody knew them."""
 
 _INSIDE = "(window >= {since:Int64} AND window < {until:Int64})"
 _WHOLE = "segment <= {segment:UInt64}"
@@ -32,6 +36,12 @@ def _summed(how: str, name: str, then: str = "") -> str:
     mine, other = _sides(name)
     inner = f"if(reversed = orientation, {mine}, {other})"
     return f"{how}({inner}{then}) AS {name}_"
+
+
+def _counted(name: str) -> str:
+    """The sum of what was counted; unknown where nobody counted."""
+    total = f"toUInt32(least(sumIf(toUInt64({name}), {name} != {UNKNOWN_U4}), {UNKNOWN_U4 - 1}))"
+    return f"if(min({name}) = {UNKNOWN_U4}, {UNKNOWN_U4}, {total}) AS {name}_"
 
 
 _ROW = ", ".join(
@@ -56,6 +66,7 @@ def _source(flow: str = "") -> str:
 """
 
 
+_RENAMED_FACTS = ", ".join(f"{name}_ AS {name}" for name in (*MEASURED, *TEXTS))
 _RENAMED = ", ".join(
     f"{name}_ AS {name}"
     for name in (
@@ -72,7 +83,7 @@ def _seen_in(source: str) -> str:
 SELECT flow_id, cluster, node, tuple_hash_ AS tuple_hash, began, inside, first_ AS first, last_ AS last,
     earliest_ AS earliest, latest_ AS latest, role_ AS role,
     direction_ AS direction, orientation AS reversed, protocol_ AS protocol, kind_ AS kind, zone_ AS zone,
-    inner_ AS inner, rtt_us_ AS rtt_us, retransmits_ AS retransmits, process_ AS process, taps_ AS taps, {_RENAMED}
+    inner_ AS inner, drop_ AS drop, taps_ AS taps, {_RENAMED_FACTS}, {_RENAMED}
 FROM (
     SELECT flow_id, cluster, node, orientation, any(tuple_hash) AS tuple_hash_, min(first_window) AS began,
         countIf({_INSIDE}) AS inside,
@@ -81,9 +92,9 @@ FROM (
         argMax(role, direction) AS role_, max(direction) AS direction_, any(protocol) AS protocol_,
         any(kind) AS kind_, any(zone) AS zone_, any(inner) AS inner_, min(rtt_us) AS rtt_us_,
         min(first) AS earliest_, max(last) AS latest_,
-        toUInt32(least(sumIf(toUInt64(retransmits), retransmits != {UNKNOWN_U4}), {UNKNOWN_U4 - 1})) AS counted_,
-        if(min(retransmits) = {UNKNOWN_U4}, {UNKNOWN_U4}, counted_) AS retransmits_,
-        max(process) AS process_, argMax(taps, length(taps)) AS taps_, {_ROW}
+        if(min(srtt_us) = {UNKNOWN_U4}, {UNKNOWN_U4}, argMaxIf(srtt_us, last, srtt_us != {UNKNOWN_U4})) AS srtt_us_,
+        {", ".join(map(_counted, COUNTED))}, max(drop) AS drop_,
+        {", ".join(f"max({name}) AS {name}_" for name in TEXTS)}, argMax(taps, length(taps)) AS taps_, {_ROW}
     FROM ({source}) GROUP BY cluster, flow_id, node, orientation
 ) ORDER BY flow_id, node
 """
@@ -93,11 +104,12 @@ def _gaps_in(source: str) -> str:
     """What each node saw of each flow in windows that others never closed."""
     return f"""
 SELECT flow_id, cluster, node, window, min(first_) AS first, max(last_) AS last,
-    min(rtt) AS rtt_us, min(retr) AS retransmits,
+    {", ".join(f"min({name}_) AS {name}" for name in MEASURED)}, max(drop_) AS drop,
     {", ".join(f"sum({name}_) AS {name}" for name in COUNTS)},
     {", ".join(f"groupBitOr({name}_) AS {name}" for name in FLAGS)}
 FROM (
-    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, rtt_us AS rtt, retransmits AS retr,
+    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, drop AS drop_,
+        {", ".join(f"{name} AS {name}_" for name in MEASURED)},
         {", ".join("if(reversed = orientation, {0}, {1}) AS {0}_".format(*_sides(name)) for name in (*COUNTS, *FLAGS))}
     FROM ({source}) WHERE {_INSIDE} AND window IN (SELECT arrayJoin({{holes:Array(Int64)}}))
 ) GROUP BY cluster, flow_id, node, window

@@ -12,14 +12,16 @@ import string
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.model.batches import BatchHeader, Loss
-from ringfence.model.columns import LAYOUT, Direction, Kind, Role, Table
+from ringfence.model.batches import BatchHeader, Loss, ProcessInfo
+from ringfence.model.columns import LAYOUT, Direction, Drop, Kind, Role, Table
 from ringfence.model.problems import Problem
 
 MAX_NAME = 253
 """Longest name of a cluster, node, interface or pod (a DNS name's limit, RFC 1035)."""
 MAX_TEXT = 4096
 MAX_WINDOWS = 10_000
+MAX_ALPN = 64
+"""Most protocols of one ClientHello."""
 MAX_TERMS = 100_000
 """Most entries of one dictionary."""
 MAX_COUNT = 1 << 60
@@ -30,7 +32,7 @@ LONGEST_WINDOW = 3_600_000_000_000
 FIX = "upgrade the agent, or look for what else sends with its token"
 
 _EPOCH = frozenset(string.ascii_letters + string.digits + "_-")
-_CEILINGS = (("kind", len(Kind)), ("direction", len(Direction)), ("role", len(Role)))
+_CEILINGS = (("kind", len(Kind)), ("direction", len(Direction)), ("role", len(Role)), ("drop", len(Drop)))
 _COUNTERS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
 
 
@@ -76,7 +78,7 @@ def _check_numbers(header: BatchHeader) -> None:
 
 
 def _check_dictionaries(header: BatchHeader) -> None:
-    for name in ("taps", "pods", "processes", "addresses", "losses", "notes"):
+    for name in ("taps", "pods", "processes", "names", "tls", "addresses", "losses", "notes"):
         _need(len(getattr(header, name)) <= MAX_TERMS, f"too many {name}", "header")
     for tap in header.taps:
         # Taps are stored as `at/interface` with spaces between: Linux forbids both in interface names.
@@ -85,12 +87,26 @@ def _check_dictionaries(header: BatchHeader) -> None:
         plain = named and _plain(tap.at) and not set("/ ") & set(tap.interface + tap.at)
         _need(plain and len(tap.pod or "") <= MAX_NAME, "bad tap", "header")
     _need(all(_plain(pod) for pod in header.pods), "bad pod", "header")
-    for process in header.processes:
-        fits = len(process.name) <= MAX_TEXT and len(process.exe or "") <= MAX_TEXT
-        _need(fits and 0 <= process.pid < 1 << 32, "bad process", "header")
+    _need(all(map(_is_process, header.processes)), "bad process", "header")
+    _need(all(_plain(names, MAX_TEXT) for names in header.names), "bad names", "header")
+    for tls in header.tls:
+        texts = (*((tls.server_name,) if tls.server_name is not None else ()), *tls.alpn)
+        _need(len(tls.alpn) <= MAX_ALPN and all(map(_plain, texts)), "bad tls", "header")
     _need(all(len(note) <= MAX_TEXT for note in header.notes), "note too long", "header")
     _need(all(_is_address(address) for address in header.addresses), "bad address", "header")
     _need(all(_is_count(loss) for loss in header.losses), "bad loss", "header")
+
+
+def _is_process(process: ProcessInfo) -> bool:
+    texts = (
+        process.name,
+        process.exe or "",
+        process.parent or "",
+        process.container or "",
+        process.pod or "",
+    )
+    fits = all(len(text) <= MAX_TEXT for text in texts)
+    return fits and 0 <= process.pid < 1 << 32 and 0 <= (process.parent_pid or 0) < 1 << 32
 
 
 def _is_address(text: str) -> bool:
@@ -125,6 +141,9 @@ def _check_sightings(header: BatchHeader, table: Table) -> None:
         ("consumer_pod", header.pods),
         ("provider_pod", header.pods),
         ("process", header.processes),
+        ("provider_process", header.processes),
+        ("names", header.names),
+        ("tls", header.tls),
         ("taps", header.taps),
     ):
         _need((table[name] <= len(terms)).all(), f"{name} beyond its dictionary", where)

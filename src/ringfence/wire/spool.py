@@ -206,6 +206,13 @@ def _emptied(body: bytes) -> bytes:
     )
     loss = Loss(STAGE, packets, octets, len(rows) + len(batch.translations))
     kept: BatchHeader = msgspec.structs.replace(
-        batch.header, windows=(), taps=(), pods=(), processes=(), losses=(*batch.header.losses, loss)
+        batch.header,
+        windows=(),
+        taps=(),
+        pods=(),
+        processes=(),
+        names=(),
+        tls=(),
+        losses=(*batch.header.losses, loss),
     )
     return encode(kept, np.zeros(0, SIGHTING), np.zeros(0, TRANSLATION))
