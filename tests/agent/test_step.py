@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ringfence.agent.step import Commit, Keep, Observe, Observed, Tick, begin, step
+from ringfence.agent.step import Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
 from ringfence.model.addresses import pack
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
@@ -195,3 +195,41 @@ def test_a_dump_larger_than_a_batch_goes_over_several(monkeypatch):
     state, (first, _) = step(start(), observed((10 * SECOND,))._replace(translations=dump))
     _, (second, _) = step(state, observed((11 * SECOND,), generation=2))
     assert (first.translations["seen"].tolist(), second.translations["seen"].tolist()) == ([0, 1, 2], [3, 4])
+
+
+def closed(state, at):
+    """One tick at `at`; the windows it closed, and the batch's header."""
+    state, commands = step(state, Tick(at))
+    if not commands:
+        return state, None
+    (observe,) = commands
+    state, (keep, _) = step(state, observed(observe.windows, rows=counts()[:0]))
+    return state, keep.header
+
+
+def test_another_mode_begins_where_windows_of_both_lengths_end():
+    state, commands = step(start(now=13 * SECOND + 5), Switch(Pace("conversation", 15 * SECOND)))
+    assert commands == ()
+    seen = []
+    for at in range(14 * SECOND + 1, 61 * SECOND, SECOND):
+        state, header = closed(state, at)
+        if header is not None:
+            seen.append((header.mode, header.window_length // SECOND, [w // SECOND for w in header.windows]))
+    assert seen == [
+        ("detailed", 1, [13]),
+        ("detailed", 1, [14]),
+        ("conversation", 15, [15]),
+        ("conversation", 15, [30]),
+        ("conversation", 15, [45]),
+    ]
+    state, _ = step(state, Switch(Pace("detailed", SECOND)))
+    state, header = closed(state, 75 * SECOND)
+    assert header.windows == (60 * SECOND,)
+    state, header = closed(state, 76 * SECOND)
+    assert (header.mode, header.windows) == ("detailed", (75 * SECOND,))
+
+
+def test_a_switch_that_is_taken_back_changes_nothing():
+    state, _ = step(start(), Switch(Pace("conversation", 15 * SECOND)))
+    state, _ = step(state, Switch(Pace("detailed", SECOND)))
+    assert state == start()

@@ -27,6 +27,13 @@ MAX_WINDOWS = 3_600
 """Windows one batch may close; after a longer pause the older ones are left out, which shows as absence."""
 
 
+class Pace(NamedTuple):
+    """A mode and the length of its windows in nanoseconds."""
+
+    mode: str
+    window_length: int
+
+
 class State(NamedTuple):
     """What the agent knows. `kept` is the generation of the newest counts that are on disk."""
 
@@ -47,6 +54,8 @@ class State(NamedTuple):
     openers: tuple[ProcessInfo, ...] = ()
     translations: Table = np.zeros(0, TRANSLATION)
     """What found no room in the last batch."""
+    wanted: Pace | None = None
+    """What to go over to where a window of both kinds ends."""
 
 
 class Tick(NamedTuple):
@@ -76,6 +85,12 @@ class Observed(NamedTuple):
     """What the counts of this generation lack; kept, and known, with them."""
 
 
+class Switch(NamedTuple):
+    """Go over to another mode or window. Nothing is closed early: it happens where windows of both lengths end."""
+
+    pace: Pace
+
+
 class Observe(NamedTuple):
     """Read the capture; these windows end now."""
 
@@ -96,7 +111,7 @@ class Commit(NamedTuple):
     generation: int
 
 
-Event = Tick | Observed
+Event = Tick | Observed | Switch
 Command = Observe | Keep | Commit
 
 
@@ -125,9 +140,14 @@ def begin(
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What to do about `event`."""
-    if isinstance(event, Tick):
-        return _tick(state, event)
-    return _observed(state, event)
+    match event:
+        case Tick():
+            return _tick(state, event)
+        case Switch(pace):
+            same = pace == (state.mode, state.window_length)
+            return state._replace(wanted=None if same else pace), ()
+        case Observed():
+            return _observed(state, event)
 
 
 def _tick(state: State, event: Tick) -> tuple[State, tuple[Command, ...]]:
@@ -185,7 +205,21 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         translations=translations[MAX_TRANSLATIONS:],
     )
     state = _waiting(state, opened, openers, named, len(state.opened))
+    state = _switched(state, event.windows[-1] + state.window_length)
     return state, (Keep(header, sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
+
+
+def _switched(state: State, end: int) -> State:
+    """The state after a window that ended at `end`, in another mode where one is wanted and begins there."""
+    wanted = state.wanted
+    if wanted is None or end % wanted.window_length:
+        return state
+    return state._replace(
+        mode=wanted.mode,
+        window_length=wanted.window_length,
+        next_close=end + wanted.window_length,
+        wanted=None,
+    )
 
 
 def _place(event: Observed, pods: tuple[str, ...]) -> Place:
