@@ -15,8 +15,23 @@ from pathlib import Path
 import msgspec
 
 from ringfence import __version__
+from ringfence.agent.budget import Budget, window
+from ringfence.agent.budget import check as check_budget
+from ringfence.agent.meter import Limits, allowed
 from ringfence.agent.shipping import Shipper
-from ringfence.agent.step import Command, Commit, Keep, Observe, Observed, State, Tick, begin, step
+from ringfence.agent.step import (
+    Command,
+    Commit,
+    Keep,
+    Observe,
+    Observed,
+    Pace,
+    State,
+    Switch,
+    Tick,
+    begin,
+    step,
+)
 from ringfence.capture.kernel import Capture, CaptureSettings
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.problems import Problem
@@ -70,6 +85,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of interfaces never to tap."""
     processes: bool = True
     """Name the process that opens a TCP conversation."""
+    cpu_limit: float | None = None
+    """Cores the agent keeps itself to (0.05 is 5 % of one); 0 is no limit. By default nine tenths of its cgroup's."""
+    memory_limit: int | None = None
+    """Octets of memory it keeps itself to; 0 is no limit. By default nine tenths of its cgroup's."""
     keep_counting: bool = False
     """On a clean stop leave the kernel counting for the next agent, instead of removing everything."""
 
@@ -84,6 +103,7 @@ class Agent:
         self._capture = Capture(_capture_settings(settings))
         self._marker = Path(settings.data) / "kept"
         self._lost: tuple[Loss, ...] = ()
+        self._limits = Limits(_budget(settings))
 
     def run(self, stop: threading.Event) -> None:
         """Capture and ship until `stop`. Raises Problem when it cannot start; nothing is left behind then."""
@@ -125,8 +145,17 @@ class Agent:
             left = max(0.0, (state.next_close - _now()) / SECOND)
             select.select([self._capture], [], [], min(PACE, left))
             self._capture.refresh()
-            state = self._advance(state, Tick(_now()), shipper)
+            state = self._advance(self._within_limits(state, length), Tick(_now()), shipper)
         self._advance(state, Tick(_now(), final=True), shipper)
+
+    def _within_limits(self, state: State, length: int) -> State:
+        """Give up detail when over the budget, and take it up again; `length` is that of the mode's windows."""
+        if not self._limits.changed():
+            return state
+        level = self._limits.level
+        self._log("; ".join(self._limits.notes) or "within its budget again: everything is looked up")
+        self._capture.look_up(level == 0)
+        return step(state, Switch(Pace(self._settings.mode, window(length, level))))[0]
 
     def _advance(self, state: State, tick: Tick, shipper: Shipper) -> State:
         state, commands = step(state, tick)
@@ -156,7 +185,7 @@ class Agent:
             processes=processes,
             process_infos=infos,
             losses=(*missed, *lost),
-            notes=self._capture.notes,
+            notes=(*self._capture.notes, *self._limits.notes),
             kernel_losses=drained.losses,
         )
 
@@ -222,12 +251,19 @@ def check(settings: AgentSettings) -> None:
         raise Problem(f"unknown mode `{settings.mode}`", "mode", f"use one of: {', '.join(MODES)}")
     if settings.window is not None and not 0.1 <= settings.window <= 3600:
         raise Problem(f"window of {settings.window} s", "window", "use 0.1 to 3600 seconds")
+    check_budget(_budget(settings))
     if not 1 <= settings.map_entries <= MOST_ENTRIES:
         raise Problem(
             f"map of {settings.map_entries} entries",
             "map_entries",
             f"use 1 to {MOST_ENTRIES}; 131072 is the default",
         )
+
+
+def _budget(settings: AgentSettings) -> Budget:
+    cpu, memory = settings.cpu_limit, settings.memory_limit
+    found = allowed() if cpu is None or memory is None else Budget()
+    return Budget(found.cpu if cpu is None else cpu, found.memory if memory is None else memory)
 
 
 def _capture_settings(settings: AgentSettings) -> CaptureSettings:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from ringfence.capture import netlink, pins
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
-from ringfence.capture.process import Openers
+from ringfence.capture.process import OPENED, Openers
 from ringfence.capture.taps import View, look, namespace_inode
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import Table
@@ -83,6 +84,7 @@ class Capture:
         self._counters: Counters | None = None
         self._lock = -1
         self._next_openers = 0.0
+        self._looking_up = True
 
     def start(self) -> None:
         """Load the programs, or adopt what a crashed process left counting; attach to the taps.
@@ -147,7 +149,7 @@ class Capture:
         """
         self._conntrack.collect()
         now = time.monotonic()
-        if now >= self._next_openers:
+        if self._looking_up and now >= self._next_openers:
             self._next_openers = now + _OPENERS
             self._openers.collect(self._listened())
         if not self._events.drained() and now < self._next_look:
@@ -210,7 +212,15 @@ class Capture:
 
         The table has the TUPLE columns, oriented as opened, and `process` (u4), an index into the tuple.
         """
+        if not self._looking_up:
+            return np.zeros(0, OPENED), ()
         return self._openers.read(self._listened())
+
+    def look_up(self, wanted: bool) -> None:
+        """Whether facts beyond the counts are looked up. What the kernel noted meanwhile is not told later."""
+        if wanted and not self._looking_up:
+            self._openers.read(self._listened())
+        self._looking_up = wanted
 
     def _listened(self) -> dict[int, str | None]:
         """Namespaces whose openers are told: the node's own and its pods'."""

@@ -40,6 +40,12 @@ def command(
     processes: Annotated[
         bool | None, typer.Option(help="Name the process that opens a conversation.")
     ] = None,
+    cpu_limit: Annotated[
+        float | None, typer.Option(help="Cores to keep to, 0 for none [default: 90 % of its cgroup's].")
+    ] = None,
+    memory_limit: Annotated[
+        int | None, typer.Option(help="Octets to keep to, 0 for none [default: 90 % of its cgroup's].")
+    ] = None,
     keep_counting: Annotated[
         bool | None, typer.Option(help="On a clean stop leave the kernel counting for the next agent.")
     ] = None,
@@ -49,6 +55,9 @@ def command(
 
     Needs CAP_BPF and CAP_NET_ADMIN (root has both). A crash loses nothing: the kernel goes on counting.
     A clean stop (SIGTERM, Ctrl-C) removes everything from the kernel.
+
+    Over its limits it gives up detail, never counts, and says so: first processes and names, then the length of
+    windows.
 
     Example: `ringfence agent --server http://10.0.0.5:8443 --token-file /etc/ringfence/agent.token --cluster prod`
     """
@@ -69,6 +78,8 @@ def command(
         "include": include or None,
         "exclude": exclude or None,
         "processes": processes,
+        "cpu_limit": cpu_limit,
+        "memory_limit": memory_limit,
         "keep_counting": keep_counting,
     }
     stop = threading.Event()

@@ -12,10 +12,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ringfence.flows.present import rfc3339
 from ringfence.server.resolve import AgentState
 from ringfence.store.queries import Queries
+
+I64 = NDArray[np.int64]
 
 SECOND = 1_000_000_000
 ARRIVAL = 10 * SECOND
@@ -105,20 +108,19 @@ def completeness(
 
 def _node(
     key: tuple[str, str],
-    closed: tuple[np.ndarray, int] | None,
+    closed: tuple[I64, I64] | None,
     losses: Iterable[LossSum],
     batches: Mapping[str, int],
     agent: AgentState | None,
     asked: tuple[int, int],
     earlier: bool,
 ) -> NodeCompleteness:
-    """One node's part: `closed` its window starts and their length, `asked` what could have arrived, `earlier`
+    """One node's part: `closed` its window starts and their lengths, `asked` what could have arrived, `earlier`
     whether it closed windows before the asked time."""
-    windows, length = (
-        closed if closed is not None else (np.zeros(0, np.int64), agent.window_length if agent else SECOND)
-    )
+    windows, lengths = closed if closed is not None else (np.zeros(0, np.int64), np.zeros(0, np.int64))
     first = int(windows[0]) if len(windows) and not earlier else asked[0]
-    expected = max(len(windows), (asked[1] - first) // length)
+    usual = agent.window_length if agent else SECOND
+    expected = len(windows) + missing_windows(windows, lengths, (first, asked[1]), usual)
     missing = batches.get("missing", 0)
     losses = tuple(losses)
     reasons = [*_window_reasons(expected - len(windows)), *_loss_reasons(missing, losses)]
@@ -136,6 +138,21 @@ def _node(
         tuple(reasons),
         tuple(agent.notes) if agent else (),
     )
+
+
+def missing_windows(starts: I64, lengths: I64, asked: tuple[int, int], usual: int) -> int:
+    """How many whole windows of [asked) nobody closed. `starts` ascend; `usual` is the length where there is none.
+
+    An agent changes the length of its windows while it runs; a gap is counted in windows of the length before it. What
+    is shorter than an aligned window is the edge of one that was closed, or is not over yet.
+    """
+    begin, end = asked
+    ends = np.maximum.accumulate(starts + lengths) if len(starts) else starts
+    gap_begin = np.clip(np.r_[begin, ends], begin, None)
+    gap_end = np.clip(np.r_[starts, end], None, end)
+    length = np.r_[lengths[:1], lengths] if len(starts) else np.array([usual], np.int64)
+    whole = gap_end // length + -gap_begin // length
+    return int(np.maximum(whole, 0).sum())
 
 
 def _silent(
@@ -172,15 +189,16 @@ def _rows(table: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _closed(queries: Queries, since: int, until: int) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
-    """Sorted window starts and their length by (cluster, node)."""
+def _closed(queries: Queries, since: int, until: int) -> dict[tuple[str, str], tuple[I64, I64]]:
+    """Sorted window starts and their lengths by (cluster, node)."""
     table = queries.windows(since, until)
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for cluster, node, window, length in zip(
         *(table[name].to_pylist() for name in ("cluster", "node", "window", "length")), strict=True
     ):
         found.setdefault((cluster, node), []).append((window, length))
-    return {key: (np.array([w for w, _ in pairs], np.int64), pairs[-1][1]) for key, pairs in found.items()}
+    columns = {key: np.array(pairs, np.int64) for key, pairs in found.items()}
+    return {key: (pairs[:, 0], pairs[:, 1]) for key, pairs in columns.items()}
 
 
 def _losses(queries: Queries, since: int, until: int) -> dict[tuple[str, str], tuple[LossSum, ...]]:
