@@ -233,3 +233,18 @@ def test_a_switch_that_is_taken_back_changes_nothing():
     state, _ = step(start(), Switch(Pace("conversation", 15 * SECOND)))
     state, _ = step(state, Switch(Pace("detailed", SECOND)))
     assert state == start()
+
+
+def test_what_socket_tables_showed_counts_until_it_is_two_hours_old():
+    shown = np.zeros(1, np.dtype(TUPLE))
+    shown["consumer_hi"], shown["consumer_lo"] = pack("10.96.0.1")
+    shown["provider_hi"], shown["provider_lo"] = pack("10.244.1.5")
+    shown["consumer_port"], shown["provider_port"], shown["protocol"] = 80, 4000, 6
+    state, _ = step(start(), observed((10 * SECOND,), rows=counts()[:0])._replace(accepted=shown))
+    spoken = counts()
+    spoken["flags"] = 0x10
+    for at, listener in ((600, True), (7_000, True), (7_300, False)):
+        _, (keep, _) = step(state, observed((at * SECOND,), generation=at, rows=spoken))
+        direction = Direction.LISTENER if listener else Direction.GUESSED
+        assert keep.sightings["direction"].tolist() == [direction], at
+        assert keep.sightings["provider_port"].tolist() == [4000 if listener else 80]

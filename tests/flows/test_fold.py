@@ -261,3 +261,38 @@ def test_the_answer_does_not_depend_on_the_order_of_rows(rows, random):
     busiest = max(int(row["packets"][0]) for row in unique)
     assert int(one.sightings["consumer_packets"].max()) <= busiest
     assert (one.sightings["consumer_packets"] + one.sightings["provider_packets"] > 0).all()
+
+
+def listening(consumer, provider):
+    row = np.zeros(1, np.dtype(TUPLE))
+    for side, (ip, port) in (("consumer", consumer), ("provider", provider)):
+        row[side + "_hi"], row[side + "_lo"] = pack(ip)
+        row[side + "_port"] = port
+    row["protocol"] = 6
+    return row
+
+
+@pytest.mark.parametrize("first", [(P1, 1500), (P2, 45000)])
+def test_a_listener_says_who_opened_what_began_before(first):
+    """Whoever speaks first, and though the provider's port is the higher one."""
+    consumer, provider = (P1, 1500), (P2, 45000)
+    src, dst = (consumer, provider) if first == consumer else (provider, consumer)
+    rows = count(POD1 if first == consumer else POD2, 1, src, dst, flags=ACK)
+    guess = folded(rows).sightings[0]
+    assert (guess["direction"], guess["consumer_port"]) == (Direction.GUESSED, first[1])
+    told = fold(rows, 0, place(), NOBODY, NO_HINTS, accepted=listening(consumer, provider))
+    (row,) = told.sightings
+    assert (row["direction"], row["consumer_port"], row["provider_port"]) == (Direction.LISTENER, 1500, 45000)
+    again = fold(rows, SECOND, place(), told.conversations, NO_HINTS).sightings[0]
+    assert (again["direction"], again["consumer_port"]) == (Direction.LISTENER, 1500)
+
+
+def test_a_syn_and_conntrack_know_better_than_a_listener():
+    consumer, provider = (P1, 1500), (P2, 45000)
+    wrong = listening(provider, consumer)
+    rows = count(POD1, 1, consumer, provider, flags=SYN)
+    (row,) = fold(rows, 0, place(), NOBODY, NO_HINTS, accepted=wrong).sightings
+    assert (row["direction"], row["consumer_port"]) == (Direction.SYN, 1500)
+    rows = count(POD2, 1, provider, consumer, flags=ACK)
+    (row,) = fold(rows, 0, place(), NOBODY, listening(consumer, provider), accepted=wrong).sightings
+    assert (row["direction"], row["consumer_port"]) == (Direction.CONNTRACK, 1500)

@@ -187,6 +187,7 @@ class Agent:
             losses=(*missed, *lost),
             notes=(*self._capture.notes, *self._limits.notes),
             kernel_losses=drained.losses,
+            accepted=self._capture.accepted(),
         )
 
     def _perform(self, command: Command, shipper: Shipper) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ringfence.flows.fold import U64, Mask, Place, fold
 from ringfence.flows.keys import text_hash
-from ringfence.flows.memory import CONVERSATION
+from ringfence.flows.memory import CONVERSATION, IDLE_TCP, MOST
 from ringfence.flows.taps import conversation_key
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
@@ -21,6 +21,7 @@ from ringfence.model.columns import SIGHTING, TRANSLATION, TUPLE, Table, structu
 
 HINT = np.dtype(TUPLE)
 OPENED = np.dtype([*TUPLE, ("process", "<u4")])
+ACCEPTED = np.dtype([*TUPLE, ("window", "<i8")])
 MAX_TRANSLATIONS = 500_000
 """Translations in one batch; a dump of a busier node goes over several."""
 MAX_WINDOWS = 3_600
@@ -54,6 +55,8 @@ class State(NamedTuple):
     openers: tuple[ProcessInfo, ...] = ()
     translations: Table = np.zeros(0, TRANSLATION)
     """What found no room in the last batch."""
+    accepted: Table = np.zeros(0, ACCEPTED)
+    """Connections known from socket tables, for as long as a silent one is remembered."""
     wanted: Pace | None = None
     """What to go over to where a window of both kinds ends."""
 
@@ -83,6 +86,8 @@ class Observed(NamedTuple):
     notes: tuple[str, ...]
     kernel_losses: tuple[Loss, ...] = ()
     """What the counts of this generation lack; kept, and known, with them."""
+    accepted: Table = np.zeros(0, TUPLE)
+    """Connections that socket tables showed, oriented as opened."""
 
 
 class Switch(NamedTuple):
@@ -172,8 +177,15 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     opened, openers = _openings(state, event)
     translations = np.concatenate([state.translations, event.translations])
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
+    accepted = _accepted(state.accepted, event)
     folded = fold(
-        event.counts, event.windows[-1], _place(event, pods), state.conversations, hints, event.windows
+        event.counts,
+        event.windows[-1],
+        _place(event, pods),
+        state.conversations,
+        hints,
+        event.windows,
+        accepted,
     )
     sightings, named = _with_processes(folded.sightings, folded.key, opened)
     header = BatchHeader(
@@ -202,6 +214,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         kept=event.generation,
         conversations=folded.conversations,
         hints=event.hints,
+        accepted=accepted,
         translations=translations[MAX_TRANSLATIONS:],
     )
     state = _waiting(state, opened, openers, named, len(state.opened))
@@ -233,6 +246,17 @@ def _place(event: Observed, pods: tuple[str, ...]) -> Place:
         local_hi=np.array([hi for hi, _ in local], np.uint64),
         local_lo=np.array([lo for _, lo in local], np.uint64),
     )
+
+
+def _accepted(known: Table, event: Observed) -> Table:
+    """What socket tables showed, the newest last; as long and as much as conversations are remembered."""
+    window = event.windows[-1]
+    fresh = np.zeros(len(event.accepted), ACCEPTED)
+    for name, _ in TUPLE:
+        fresh[name] = event.accepted[name]
+    fresh["window"] = window
+    kept: Table = np.concatenate([known[known["window"] + IDLE_TCP > window], fresh])[-MOST:]
+    return kept
 
 
 def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:

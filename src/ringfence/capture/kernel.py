@@ -15,6 +15,7 @@ from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
 from ringfence.capture.process import OPENED, Openers
+from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import View, look, namespace_inode
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import Table
@@ -83,6 +84,7 @@ class Capture:
         self._untapped: list[str] = []
         self._counters: Counters | None = None
         self._lock = -1
+        self._accepted = Accepted(settings.netns)
         self._next_openers = 0.0
         self._looking_up = True
 
@@ -163,6 +165,7 @@ class Capture:
     def _rescan(self) -> bool:
         changed, unknown = self._look()
         self._plan_next_look(unknown)
+        self._accepted.look(self._own_inode, self._view.namespaces)
         return changed
 
     def _look(self) -> tuple[bool, tuple[int, ...]]:
@@ -207,6 +210,13 @@ class Capture:
         """
         return self._conntrack.read()
 
+    def accepted(self) -> Table:
+        """Connections found in socket tables since the last call: the TUPLE columns, oriented as opened.
+
+        Each namespace's are read once, when it is first seen: what began before nobody else can tell.
+        """
+        return self._accepted.take()
+
     def processes(self) -> tuple[Table, tuple[ProcessInfo, ...]]:
         """Who opened conversations since the last call.
 
@@ -239,7 +249,7 @@ class Capture:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this capture cannot see, in words."""
-        return tuple(dict.fromkeys([*self._notes, *self._untapped]))
+        return tuple(dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes]))
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""

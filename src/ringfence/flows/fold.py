@@ -35,6 +35,7 @@ I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 FIN_OR_RST = 0x05
+NOTHING: Table = np.zeros(0, TUPLE)
 ASKS = ((ICMP, (8, 10, 13, 15, 17)), (ICMPV6, (128, 133, 135, 139)))
 """ICMP types only an asker sends (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
 ANSWERS = ((ICMP, (0, 9, 14, 16, 18)), (ICMPV6, (129, 134, 136, 140)))
@@ -70,13 +71,15 @@ def fold(
     conversations: Table,
     hints: Table,
     windows: tuple[int, ...] = (),
+    accepted: Table = NOTHING,
 ) -> Folded:
     """Fold `counts` (TAP_COUNT) of one window.
 
     `windows` are all that end now, `window` the last of them: after a crash or a pause the counts of several
     come at once, and a conversation then begins in the window of its first packet.
 
-    `hints` are tuples (TUPLE columns) in conntrack's original direction, of entries whose NEW was seen.
+    `hints` are tuples (TUPLE columns) in conntrack's original direction, of entries whose NEW was seen; `accepted`
+    are those whose provider listened on its port when its sockets were looked at.
     Counters of a flow are those of its best tap: the consumer's end, else the provider's, else transit.
     """
     taps = per_tap(counts)
@@ -89,7 +92,8 @@ def fold(
     ends = held_by(taps, group, len(keys))
     seen = _Seen(taps, keys, group, *(_named(place.who, held) for held in ends))
     ended = np.array(windows or (window,), np.int64)
-    by_low, direction, first_window, remembered = _who_opened(seen, ended, conversations, hints)
+    told = ((accepted, Direction.LISTENER), (hints, Direction.CONNTRACK))
+    by_low, direction, first_window, remembered = _who_opened(seen, ended, conversations, told)
     role = _roles(taps, by_low[group] == 1, place)
     order = np.lexsort((taps["tap"], -_packets(taps), role, taps["mixed"], group))
     starts = np.flatnonzero(changes(group[order]))
@@ -120,12 +124,13 @@ def _named(names: NDArray[np.uint32], held: I64) -> NDArray[np.uint32]:
 
 
 def _who_opened(
-    seen: _Seen, windows: I64, conversations: Table, hints: Table
+    seen: _Seen, windows: I64, conversations: Table, told: tuple[tuple[Table, Direction], ...]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], I64, Table]:
     """(low end opened it, how that is known, first window) per group, and the conversations to remember."""
     taps, keys, group = seen.taps, seen.keys, seen.group
     by_low, direction = _evidence(taps, group)
-    _hear_conntrack(keys, by_low, direction, hints)
+    for hints, level in told:
+        _hear(keys, by_low, direction, hints, level)
     window = int(windows[-1])
     live = forget(conversations, window)
     known, at, other = _remembered(seen, live)
@@ -221,8 +226,10 @@ def _is_type(taps: Table, kind: NDArray[Any], types: tuple[tuple[int, tuple[int,
     return found
 
 
-def _hear_conntrack(keys: U64, by_low: NDArray[np.uint8], direction: NDArray[np.uint8], hints: Table) -> None:
-    """Let conntrack's original direction overrule a weaker one, in place."""
+def _hear(
+    keys: U64, by_low: NDArray[np.uint8], direction: NDArray[np.uint8], hints: Table, level: Direction
+) -> None:
+    """Let somebody's word on who opened overrule what is known less well, in place."""
     if not len(hints):
         return
     table = np.zeros(len(hints), _ONE_WAY_HINT)
@@ -232,9 +239,9 @@ def _hear_conntrack(keys: U64, by_low: NDArray[np.uint8], direction: NDArray[np.
     order = np.argsort(key, kind="stable")
     at = np.searchsorted(key[order], keys, "right") - 1
     latest = order[np.maximum(at, 0)]
-    rows = np.flatnonzero((at >= 0) & (key[latest] == keys) & (direction < Direction.CONNTRACK))
+    rows = np.flatnonzero((at >= 0) & (key[latest] == keys) & (direction < level))
     by_low[rows] = ~is_reversed(table)[latest[rows]]
-    direction[rows] = Direction.CONNTRACK
+    direction[rows] = level
 
 
 _ONE_WAY_HINT = np.dtype([*TUPLE, ("kind", "u1"), ("zone", "<u4"), ("inner", "<u8")])
