@@ -55,7 +55,7 @@ def main() -> int:
     posts: Posts = []
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder) / "logs") as stack:
         data = Path(folder) / "server"
-        stack.start("server", "server", "--listen", "127.0.0.1:0", "--data", str(data))
+        stack.start("server", "server", "--listen", "127.0.0.1:0", "--data", str(data), "--agent-tokens")
         stack.wait_for("server", data / "ready")
         proxy = forwarder((data / "ready").read_text().strip(), posts)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()

@@ -48,7 +48,7 @@ class Online:
     def __init__(self, data: Path, url: str) -> None:
         self.data, self.url = data, url
         self.client = Client(url, TOKEN)
-        self.agent = Client(url, (data / "agent.token").read_text().strip())
+        self.agent = Client(url, (data / "connector.token").read_text().strip())
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> Done:
         return verb(*arguments, "--server", self.url, "--token", TOKEN, stdin=stdin)

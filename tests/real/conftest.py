@@ -55,7 +55,7 @@ def start(lab: Lab, folder: Path, stack: Stack, *agent_flags: str, mode: str = "
     data = folder / "server"
     stack.start(
         "server",
-        *("server", "--listen", "127.0.0.1:0", "--data", str(data)),
+        *("server", "--listen", "127.0.0.1:0", "--data", str(data), "--agent-tokens"),
         env={"RINGFENCE_ADMIN_TOKEN": TOKEN},
     )
     stack.wait_for("server", data / "ready")

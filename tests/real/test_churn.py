@@ -31,7 +31,7 @@ def restart_server(world):
     listen = world.url.removeprefix("http://")
     world.stack.start(
         "server",
-        *("server", "--listen", listen, "--data", str(data)),
+        *("server", "--listen", listen, "--data", str(data), "--agent-tokens"),
         env={"RINGFENCE_ADMIN_TOKEN": TOKEN},
     )
     world.stack.wait_for("server", data / "ready")

@@ -24,7 +24,7 @@ class Api:
     """A started server and a client of its API."""
 
     def __init__(self, data: Path, clock: Callable[[], int]) -> None:
-        self.server = Server(ServerSettings(data=str(data)), clock)
+        self.server = Server(ServerSettings(data=str(data), agent_tokens=True), clock)
         self.server.start()
         self.agent = (data / "agent.token").read_text().strip()
         self.admin = self.server.shown or ""

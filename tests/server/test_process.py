@@ -25,7 +25,10 @@ TOKEN = "an-admin-token-of-this-test"
 def start(data: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], str]:
     (data / "ready").unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "ringfence", "server", "--listen", f"127.0.0.1:{port}", "--data", str(data)],
+        [
+            *(sys.executable, "-m", "ringfence", "server", "--agent-tokens"),
+            *("--listen", f"127.0.0.1:{port}", "--data", str(data)),
+        ],
         env=os.environ | {"RINGFENCE_ADMIN_TOKEN": TOKEN},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

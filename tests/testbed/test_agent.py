@@ -88,13 +88,16 @@ OBJECTS = [
 class Agents:
     """One agent a node, inside the node's own network, pid, mount and host-name namespaces."""
 
-    def __init__(self, cluster: Cluster, url: str, token: Path, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, url: str, client: Client, folder: Path) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
         self._logs = []
         for node in cluster.nodes:
             enter = ["nsenter", "-t", str(_inside(cluster, node)), "-n", "-m", "-p", "-u"]
             argv = [sys.executable, "-m", "ringfence", "agent", "--server", url, "--cluster", "real"]
-            argv += ["--token-file", str(token), "--data", str(folder / node), "--mode", "detailed"]
+            offered = client.post("/v1/enrol/tokens", {"cluster": "real", "node": node})
+            (folder / f"{node}.token").write_text(offered["token"])
+            argv += ["--node", node, "--enrol-token-file", str(folder / f"{node}.token")]
+            argv += ["--data", str(folder / node), "--mode", "detailed"]
             log = (folder / f"{node}.log").open("wb")
             self._logs.append(log)
             self._running.append(
@@ -128,16 +131,18 @@ def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ["nsenter", f"--net={cluster.netns('fabric')}", _talk(), "serve", "--tcp", str(OUT)],
         stdin=subprocess.DEVNULL,
     )
-    with Stack(folder / "logs") as stack:
+    with Stack(folder / "logs") as stack, pytest.MonkeyPatch.context() as patch:
         listen = ("server", "--listen", f"{cluster.here}:0", "--data", str(folder / "server"))
         stack.start("server", *listen, env={"RINGFENCE_ADMIN_TOKEN": TOKEN})
         stack.wait_for("server", folder / "server" / "ready")
         url = (folder / "server" / "ready").read_text().strip()
-        token = folder / "server" / "agent.token"
+        token, authority = (folder / "server" / name for name in ("connector.token", "authority/ca.crt"))
         flags = ("--server", url, "--cluster", "real", "--kubeconfig", str(cluster.kubeconfig))
-        stack.start("connector", "connector", *flags, "--server-token-file", str(token))
-        agents = Agents(cluster, url, token, folder)
+        trust = ("--server-token-file", str(token), "--server-ca-file", str(authority))
+        stack.start("connector", "connector", *flags, *trust)
+        patch.setenv("RINGFENCE_CA_FILE", str(authority))
         client = Client(url, TOKEN)
+        agents = Agents(cluster, (folder / "server" / "ready-agents").read_text().strip(), client, folder)
         try:
             wait_for(lambda: len(client.get("/v1/agents")["agents"]) == 2, "both agents")
             wait_for(lambda: len(client.get("/v1/inventory", {"kind": "Pod"})["endpoints"]) >= 4, "pods")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import select
 import socket
@@ -17,6 +16,7 @@ import msgspec
 from ringfence import __version__
 from ringfence.agent.budget import Budget, window
 from ringfence.agent.budget import check as check_budget
+from ringfence.agent.identity import Enrol, sender
 from ringfence.agent.meter import Limits, allowed
 from ringfence.agent.shipping import Shipper
 from ringfence.agent.step import (
@@ -35,7 +35,6 @@ from ringfence.agent.step import (
 from ringfence.capture.kernel import Capture, CaptureSettings
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.problems import Problem
-from ringfence.wire.client import Sender
 from ringfence.wire.codec import encode
 from ringfence.wire.spool import Spool
 
@@ -52,10 +51,17 @@ MOST_ENTRIES = 400_000
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an agent can be told; `--config` takes the same fields. Documented in docs/reference/settings.md."""
 
-    server: str = "http://127.0.0.1:8443"
-    """The server's address."""
+    server: str = "https://127.0.0.1:8444"
+    """Address of the server's listener for agents."""
+    enrol_token_file: str | None = None
+    """File with a one-time token of `ringfence enrol token`. Without it RINGFENCE_ENROL_TOKEN is read."""
+    account_token_file: str | None = None
+    """In a cluster: file with the pod's projected service-account token, audience `ringfence`."""
+    ca_file: str | None = None
+    """File with the server's authority (PEM), for `account_token_file`; one-time tokens need none."""
     token_file: str | None = None
-    """File that holds the agent token. Without it RINGFENCE_AGENT_TOKEN is read."""
+    """For development, instead of enrolling: file with the agent token of a server started with `agent_tokens`.
+    Without it RINGFENCE_AGENT_TOKEN is read."""
     cluster: str = "default"
     """Name of the cluster this node belongs to."""
     node: str = ""
@@ -109,7 +115,8 @@ class Agent:
         """Capture and ship until `stop`. Raises Problem when it cannot start; nothing is left behind then."""
         settings = self._settings
         spool = Spool(Path(settings.data) / "spool", settings.spool_cap)
-        shipper = Shipper(spool, Sender(settings.server, _token(settings)), _epoch, self._log)
+        carrier = sender(settings.server, settings.token_file, self._enrol(), self._log)
+        shipper = Shipper(spool, carrier, _epoch, self._log)
         self._capture.start()
         try:
             for note in self._capture.notes:
@@ -124,6 +131,18 @@ class Agent:
             self._capture.stop(keep=settings.keep_counting)
         if left:
             self._log(f"{left} batches stay in {settings.data} for the next start")
+
+    def _enrol(self) -> Enrol:
+        settings = self._settings
+        return Enrol(
+            server=settings.server,
+            cluster=settings.cluster,
+            node=self._node,
+            folder=str(Path(settings.data) / "identity"),
+            enrol_token_file=settings.enrol_token_file,
+            account_token_file=settings.account_token_file,
+            ca_file=settings.ca_file,
+        )
 
     def _loop(self, stop: threading.Event, shipper: Shipper) -> None:
         settings = self._settings
@@ -278,22 +297,6 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         exclude=settings.exclude,
         processes=settings.processes,
     )
-
-
-def _token(settings: AgentSettings) -> str:
-    if settings.token_file is None:
-        token = os.environ.get("RINGFENCE_AGENT_TOKEN", "")
-        if not token:
-            raise Problem("no agent token", "RINGFENCE_AGENT_TOKEN", "set it, or give --token-file FILE")
-        return token
-    try:
-        return Path(settings.token_file).read_text().strip()
-    except OSError as error:
-        raise Problem(
-            f"cannot read the agent token ({error.strerror})",
-            settings.token_file,
-            "the server writes one at start",
-        ) from None
 
 
 def _mark_of(header: BatchHeader) -> tuple[int, int]:

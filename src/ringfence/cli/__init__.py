@@ -27,6 +27,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("all-in-one", "ringfence.cli.all_in_one"),
     ("server", "ringfence.cli.server"),
     ("agent", "ringfence.cli.agent"),
+    ("enrol", "ringfence.cli.enrol"),
     ("connector", "ringfence.cli.connector"),
 )
 """Verb and the module that holds it: either `app` (a group of verbs) or `command` (a single one)."""

@@ -12,10 +12,19 @@ import typer
 
 def command(
     server: Annotated[
-        str | None, typer.Option(help="The server's address, e.g. http://10.0.0.5:8443.")
+        str | None, typer.Option(help="The server's address for agents, e.g. https://10.0.0.5:8444.")
+    ] = None,
+    enrol_token_file: Annotated[
+        Path | None, typer.Option(help="File with a one-time enrolment token (or RINGFENCE_ENROL_TOKEN).")
+    ] = None,
+    account_token_file: Annotated[
+        Path | None, typer.Option(help="In a cluster: file with the pod's projected service-account token.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="File with the server's authority, for --account-token-file.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the agent token (or RINGFENCE_AGENT_TOKEN).")
+        Path | None, typer.Option(help="For development: file with an agent token, in place of enrolment.")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="Name of the cluster this node belongs to.")] = None,
     node: Annotated[
@@ -59,13 +68,18 @@ def command(
     Over its limits it gives up detail, never counts, and says so: first processes and names, then the length of
     windows.
 
-    Example: `ringfence agent --server http://10.0.0.5:8443 --token-file /etc/ringfence/agent.token --cluster prod`
+    It shows the server a certificate, got with a one-time token (`ringfence enrol token`) or the pod's own.
+
+    Example: `ringfence agent --server https://10.0.0.5:8444 --enrol-token-file /etc/ringfence/enrol.token`
     """
     from ringfence.agent.main import Agent, AgentSettings
     from ringfence.cli.config import load
 
     flags = {
         "server": server,
+        "enrol_token_file": enrol_token_file and str(enrol_token_file),
+        "account_token_file": account_token_file and str(account_token_file),
+        "ca_file": ca_file and str(ca_file),
         "token_file": token_file and str(token_file),
         "cluster": cluster,
         "node": node,

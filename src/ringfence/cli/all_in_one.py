@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -31,7 +33,7 @@ def command(
 ) -> None:
     """Run a server, an agent for this machine and, with --kubeconfig, a connector, in one go until Ctrl-C.
 
-    The admin token is printed once by the server, into the log in --data; the agent's stays in a file there.
+    The admin token stays in a file in --data. The agent enrols by itself and speaks TLS.
 
     Example: `ringfence all-in-one --data /var/lib/ringfence --kubeconfig ~/.kube/config`
     """
@@ -47,16 +49,30 @@ def command(
         stack.wait_for("server", home / "server" / "ready")
         url = (home / "server" / "ready").read_text().strip()
         common = ("--server", url, "--cluster", cluster)
-        agent_token = str(home / "server" / "agent.token")
-        named = ("--node", node) if node else ()
-        own = ("--token-file", agent_token, "--data", str(home / "agent"), "--mode", mode)
-        stack.start("agent", "agent", *common, *own, *named)
+        name = node or socket.gethostname()
+        secret = home / "enrol.token"
+        if not (home / "agent" / "identity" / "identity.pem").exists():
+            _offer(url, token_file, secret, cluster, name)
+        own = ("--enrol-token-file", str(secret), "--data", str(home / "agent"), "--mode", mode)
+        heard = (home / "server" / "ready-agents").read_text().strip()
+        stack.start("agent", "agent", "--server", heard, "--cluster", cluster, "--node", name, *own)
         if kubeconfig:
+            connector_token = str(home / "server" / "connector.token")
             of_context = ("--context", context) if context else ()
-            where = ("--kubeconfig", str(kubeconfig), "--server-token-file", agent_token)
+            where = ("--kubeconfig", str(kubeconfig), "--server-token-file", connector_token)
             stack.start("connector", "connector", *common, *where, *of_context)
         print(f"the API is at {url}; admin token in {token_file}; logs in {home / 'logs'}", file=sys.stderr)
         _stay(stack.check, seconds)
+
+
+def _offer(url: str, admin: Path, file: Path, cluster: str, node: str) -> None:
+    """Write a one-time token for this machine's agent, readable by its owner alone."""
+    from ringfence.cli.client import Client
+
+    wish = {"cluster": cluster, "node": node, "seconds": 3600}
+    made = Client(url, admin.read_text().strip()).post("/v1/enrol/tokens", wish)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(made["token"])
 
 
 def _stay(check: Any, seconds: float | None) -> None:

@@ -16,10 +16,11 @@ import typer
 
 from ringfence.model.problems import Problem
 
-SERVER_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE = (
+SERVER_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE, CA_VARIABLE = (
     "RINGFENCE_SERVER",
     "RINGFENCE_TOKEN",
     "RINGFENCE_TOKEN_FILE",
+    "RINGFENCE_CA_FILE",
 )
 DEFAULT_SERVER = "http://127.0.0.1:8443"
 TIMEOUT = 120.0
@@ -46,6 +47,7 @@ class Client:
                 "bad server address", self._server, "write it as http://HOST:PORT or https://HOST:PORT"
             )
         self._token = token or _token()
+        self._context = _trusting(os.environ.get(CA_VARIABLE)) if self._server.startswith("https:") else None
 
     def get(self, path: str, parameters: dict[str, Any] | None = None) -> Any:
         """The JSON answer of a GET; parameters that are None are left out."""
@@ -74,7 +76,7 @@ class Client:
             headers["Content-Type"] = "application/json"
         try:
             request = urllib.request.Request(self._server + path, body, headers, method=method)
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT, context=self._context) as answer:
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -106,6 +108,16 @@ def part(name: str) -> str:
 def _query(parameters: dict[str, Any] | None) -> str:
     given = {name: value for name, value in (parameters or {}).items() if value is not None}
     return f"?{urlencode(given)}" if given else ""
+
+
+def _trusting(authority: str | None) -> ssl.SSLContext:
+    """Trusts the authority in a file (DATA/authority/ca.crt of the server), or the system's."""
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:
+        raise Problem(
+            f"cannot read the authority ({error})", authority or "", f"check {CA_VARIABLE}"
+        ) from None
 
 
 def _token() -> str | None:

@@ -12,7 +12,11 @@ def command(
     cluster: Annotated[str | None, typer.Option(help="Name of the cluster, as its agents say it.")] = None,
     server: Annotated[str | None, typer.Option(help="The server, e.g. http://10.0.0.5:8443.")] = None,
     server_token_file: Annotated[
-        Path | None, typer.Option(help="File with the server's agent token (or RINGFENCE_AGENT_TOKEN).")
+        Path | None,
+        typer.Option(help="File with the server's connector token (or RINGFENCE_CONNECTOR_TOKEN)."),
+    ] = None,
+    server_ca_file: Annotated[
+        Path | None, typer.Option(help="File with the authority of the server's certificate, for https.")
     ] = None,
     kubeconfig: Annotated[
         Path | None, typer.Option(help="Kubeconfig to use [default: the pod's account].")
@@ -31,7 +35,7 @@ def command(
     --config file.
 
     Example: `ringfence connector --cluster prod --kubeconfig ~/.kube/config --server http://10.0.0.5:8443
-    --server-token-file agent.token`
+    --server-token-file connector.token`
     """
     import asyncio
 
@@ -42,6 +46,7 @@ def command(
         "cluster": cluster,
         "server": server,
         "server_token_file": server_token_file and str(server_token_file),
+        "server_ca_file": server_ca_file and str(server_ca_file),
         "kubeconfig": kubeconfig and str(kubeconfig),
         "context": context,
         "api": api,

@@ -194,6 +194,8 @@ def _start_server(settings: DemoSettings, stack: Stack, token: str, say: Callabl
         settings.listen,
         "--data",
         str(data),
+        # A demo lives on loopback for a minute: its agents are let in by a token, not enrolled.
+        *("--agents", "none", "--agent-tokens"),
         env={"RINGFENCE_ADMIN_TOKEN": token},
     )
     stack.wait_for("server", data / "ready")
@@ -224,7 +226,7 @@ def _start_live(
         "--kubeconfig",
         str(lab.kubeconfig),
         "--server-token-file",
-        str(token_file),
+        str(settings.data / "server" / "connector.token"),
     )
     for node in lab.nodes:
         where = settings.data / f"agent-{node.name}"

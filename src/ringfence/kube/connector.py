@@ -43,7 +43,7 @@ async def run_connector(
     """Follow and tell until `stop` is set. Raises Problem for settings that cannot work."""
     clusters = clusters_of(settings)
     alone = len(clusters) == 1
-    async with Server(settings.server, server_token(settings)) as server:
+    async with Server(settings.server, server_token(settings), settings.server_ca_file) as server:
         each = [Following(one, server, settings, clock, pace or Pace()) for one in clusters]
         if alone:
             await each[0].run(stop)

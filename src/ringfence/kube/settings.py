@@ -34,7 +34,9 @@ class ConnectorSettings(msgspec.Struct, frozen=True):
     cluster: str | None = None
     """Name of the cluster; part of every key, so two clusters must not share one."""
     server_token_file: str | None = None
-    """File with the server's agent token; RINGFENCE_AGENT_TOKEN where absent."""
+    """File with the server's connector token; RINGFENCE_CONNECTOR_TOKEN where absent."""
+    server_ca_file: str | None = None
+    """File with the authority (PEM) of the server's certificate; the system's authorities where absent."""
     kubeconfig: str | None = None
     """Kubeconfig that names the Kubernetes API and how to be let in."""
     context: str | None = None
@@ -99,7 +101,7 @@ def access_to(one: ClusterSettings) -> Access:
 def server_token(settings: ConnectorSettings) -> str:
     """The token for the Ringfence server; empty where there is none. Raises Problem."""
     if not settings.server_token_file:
-        return os.environ.get("RINGFENCE_AGENT_TOKEN", "")
+        return os.environ.get("RINGFENCE_CONNECTOR_TOKEN", "")
     try:
         return Path(settings.server_token_file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from typing import Any
 
 import httpx
@@ -33,12 +34,14 @@ class Unwelcome(Problem):
 class Server:
     """One Ringfence server. Inert until entered as a context."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, authority: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise Problem("not a URL", url, "write --server http://HOST:PORT")
         self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=30.0, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=30.0, trust_env=False, verify=_trusting(authority)
+        )
         self._welcome = False
 
     async def __aenter__(self) -> Server:
@@ -91,6 +94,14 @@ class Server:
             raise Unwelcome("the server refuses the token", self.url, "give --server-token-file")
         self._welcome = self._welcome or response.is_success
         return response.status_code, response.content, f"{response.status_code} {response.text[:200]}"
+
+
+def _trusting(authority: str | None) -> ssl.SSLContext:
+    """A TLS context that trusts the authority in a file, or the system's."""
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:
+        raise Problem(f"cannot read the authority ({error})", authority or "", "give it in PEM") from None
 
 
 def _path(what: str, cluster: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,17 +25,32 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from ringfence import __version__
 from ringfence.model.problems import Problem
-from ringfence.server.access import FORBIDDEN, SIGN_IN, Forbidden, Tokens, Unauthorized, guard, write_private
+from ringfence.server import listeners
+from ringfence.server.access import (
+    FORBIDDEN,
+    SIGN_IN,
+    Forbidden,
+    Refusal,
+    Tokens,
+    Unauthorized,
+    guard,
+    write_private,
+)
+from ringfence.server.agents import AgentsListener, agent_guard, names_of
+from ringfence.server.authority import Authority
 from ringfence.server.book import Book
+from ringfence.server.enrolment import Enrolment
 from ringfence.server.garbage import spare
 from ringfence.server.ingest import Ingest, Later
 from ringfence.server.refusals import NotFound, in_json
 from ringfence.server.retention import Retention
-from ringfence.server.routes import cluster, externals, filters, flows, ingest, inventory, scopes
+from ringfence.server.review import TokenReviewer, access_of, publish
+from ringfence.server.routes import cluster, enrol, externals, filters, flows, ingest, inventory, scopes
 from ringfence.server.service import Service
 from ringfence.store.catalog import Moved
 from ringfence.store.engine import Engine, StoreFailed
 from ringfence.store.facts import Facts
+from ringfence.store.identities import Identities
 from ringfence.store.journal import Journal
 from ringfence.store.queries import Queries
 
@@ -79,22 +93,37 @@ ROUTES = (
     externals.replace,
     externals.end,
     cluster.discover,
+    enrol.make_token,
+    enrol.agents,
+    enrol.revoke,
+    enrol.allow,
 )
 """Every route of the API (docs/reference/api.md)."""
 
+AGENT_ROUTES = (cluster.health, enrol.authority, enrol.enrol, enrol.renew, ingest.batches)
+"""Every route of the agents' listener."""
+
 SCHEMA = JsonRenderPlugin(path=["/", "/openapi.json"])
 """The document alone: the framework's own pages would load scripts from elsewhere."""
-READY_FILE = "ready"
-ADMIN_VARIABLE = "RINGFENCE_ADMIN_TOKEN"
+READY_FILE, AGENTS_FILE = "ready", "ready-agents"
+ADMIN_VARIABLE, CONNECTOR_VARIABLE = "RINGFENCE_ADMIN_TOKEN", "RINGFENCE_CONNECTOR_TOKEN"
+LONGEST_LIFE = 30 * 86_400
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of `ringfence server`."""
 
     listen: str = "127.0.0.1:8443"
-    """Address and port to listen on, HOST:PORT; port 0 takes a free one."""
+    """Address and port of the API, HOST:PORT; port 0 takes a free one."""
+    agents: str = ""
+    """Address and port for agents (TLS, client certificates); by default those of `listen` with the next port;
+    `none` for no agents."""
+    tls: bool | None = None
+    """TLS for the API, with a certificate of the server's own authority; by default where `listen` is not loopback."""
+    names: tuple[str, ...] = ()
+    """More host names and addresses that the server's certificate is for."""
     data: str = "ringfence-data"
-    """Folder of flows, facts, journal and the agent token."""
+    """Folder of flows, facts, journal, the authority and tokens."""
     memory: int = 2 << 30
     """Octets of memory the flow engine may take."""
     inventory_days: int = 90
@@ -103,14 +132,41 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Replace the admin token by a new one and print it."""
     admin_token_file: str | None = None
     """Write a new admin token to this file instead of printing it."""
+    certificate_life: int = 86_400
+    """Seconds for which an agent's certificate is good; agents renew at two thirds."""
+    review: str | None = None
+    """Take service-account tokens of agents, reviewed by this cluster: `in-cluster`, or the path of a kubeconfig."""
+    review_context: str | None = None
+    """Context of that kubeconfig."""
+    review_cluster: str = "default"
+    """Name of that cluster."""
+    review_account: str = "ringfence/ringfence-agent"
+    """The agents' service account, NAMESPACE/NAME."""
+    publish_authority: str | None = None
+    """ConfigMap of that cluster, NAMESPACE/NAME, into which the authority's certificate is written for agents."""
+    agent_tokens: bool = False
+    """For development: take batches over the API from whoever holds the token in DATA/agent.token."""
 
 
 def make_app(service: Service, tokens: Tokens) -> Litestar:
     """The API over a service that is already started."""
+    schema = OpenAPIConfig("Ringfence", __version__, path="/v1/schema", render_plugins=[SCHEMA])
+    return _app(ROUTES, service, guard(tokens), schema)
+
+
+def make_agents_app(service: Service) -> Litestar:
+    """What agents ask, over the same service."""
+    return _app(AGENT_ROUTES, service, agent_guard(service.enrolment), None)
+
+
+def _app(routes: tuple[Any, ...], service: Service, check: Any, schema: OpenAPIConfig | None) -> Litestar:
     return Litestar(
-        list(ROUTES),
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
-        guards=[guard(tokens)],
+        list(routes),
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "enrolment": Provide(lambda: service.enrolment, sync_to_thread=False),
+        },
+        guards=[check],
         before_request=_known_parameters,
         exception_handlers={
             Problem: _problem,
@@ -119,7 +175,7 @@ def make_app(service: Service, tokens: Tokens) -> Litestar:
             HTTPException: _http,
             Exception: _defect,
         },
-        openapi_config=OpenAPIConfig("Ringfence", __version__, path="/v1/schema", render_plugins=[SCHEMA]),
+        openapi_config=schema,
         debug=False,
     )
 
@@ -167,41 +223,96 @@ class Server:
         self._undo.callback(ingest.stop)
         self.tokens = Tokens(facts)
         self.shown = self.tokens.open(
-            self._data, os.environ.get(ADMIN_VARIABLE), self._settings.new_token, self._clock()
+            self._data,
+            os.environ.get(ADMIN_VARIABLE),
+            self._settings.new_token,
+            self._clock(),
+            self._settings.agent_tokens,
+            os.environ.get(CONNECTOR_VARIABLE),
         )
         retention = Retention(facts, book, self._settings.inventory_days, self._clock)
         retention.start()
         self._undo.callback(retention.stop)
-        self.service = Service(facts, Queries(engine, lambda: ingest.visible), book, ingest, self._clock)
+        queries = Queries(engine, lambda: ingest.visible)
+        self.service = Service(facts, queries, book, ingest, self._enrolment(facts), self._clock)
+
+    def _enrolment(self, facts: Facts) -> Enrolment:
+        settings = self._settings
+        authority = Authority(self._data)
+        hosts = [listeners.split(each)[0] for each in (settings.listen, settings.agents) if ":" in each]
+        authority.open(names_of(hosts, settings.names), self._clock())
+        reviewer = None
+        if settings.review:
+            access = access_of(settings.review, settings.review_context)
+            reviewer = TokenReviewer(settings.review_cluster, access, settings.review_account)
+            if settings.publish_authority:
+                publish(access, settings.publish_authority, authority.pem)
+        made = Enrolment(
+            Identities(facts.engine), authority, self._clock, settings.certificate_life, reviewer
+        )
+        made.start()
+        return made
 
 
 def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> None:
     """Serve until SIGTERM or SIGINT. Raises Problem before anything is touched when it cannot."""
-    if settings.inventory_days < 1:
-        raise Problem(f"{settings.inventory_days} days of inventory", "inventory_days", "keep 1 day at least")
+    _check(settings)
     data = Path(settings.data)
     with ExitStack() as undo:
-        listener = _listener(settings.listen)
+        listener = listeners.listener(settings.listen)
         undo.callback(listener.close)
+        where = listeners.agents_address(settings.agents, settings.listen)
+        for_agents = listeners.listener(where) if where else None
+        if for_agents:
+            undo.callback(for_agents.close)
         server = Server(settings)
         server.start()
         undo.callback(server.stop)
-        host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        app = make_app(server.service, server.tokens)
+        secure = settings.tls if settings.tls is not None else not listeners.is_local(listener)
+        url = listeners.url(listener, secure)
         _tell(settings, server, url, say)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
         # The server repeats a signal it got once it has stopped; the default would end us before the clean-up.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        write_private(data / READY_FILE, url + "\n")
-        undo.callback((data / READY_FILE).unlink, missing_ok=True)
+        if for_agents:
+            agents = AgentsListener(make_agents_app(server.service), server.service.enrolment, for_agents)
+            agents.start()
+            undo.callback(agents.stop)
+            _ready(undo, data / AGENTS_FILE, listeners.url(for_agents, True))
+            say(f"agents are heard on {listeners.url(for_agents, True)}")
+        config = uvicorn.Config(
+            make_app(server.service, server.tokens),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            ssl_context_factory=(lambda *_: server.service.enrolment.authority.secure(False))
+            if secure
+            else None,
+        )
+        _ready(undo, data / READY_FILE, url)
         uvicorn.Server(config).run([listener])
 
 
+def _check(settings: ServerSettings) -> None:
+    if settings.inventory_days < 1:
+        raise Problem(f"{settings.inventory_days} days of inventory", "inventory_days", "keep 1 day at least")
+    if not 1 <= settings.certificate_life <= LONGEST_LIFE:
+        what = f"certificates for {settings.certificate_life} s"
+        raise Problem(what, "certificate_life", f"use 1 to {LONGEST_LIFE} seconds")
+
+
+def _ready(undo: ExitStack, file: Path, url: str) -> None:
+    """Say in a file where we answer, for as long as we do."""
+    write_private(file, url + "\n")
+    undo.callback(file.unlink, missing_ok=True)
+
+
 def _tell(settings: ServerSettings, server: Server, url: str, say: Callable[[str], None]) -> None:
+    data = Path(settings.data)
     say(f"listening on {url}")
-    say(f"agent token in {Path(settings.data) / 'agent.token'}")
+    say(f"connector token in {data / 'connector.token'}")
+    if settings.agent_tokens:
+        say(f"for development only: agent token in {data / 'agent.token'}")
     if server.shown and settings.admin_token_file:
         write_private(Path(settings.admin_token_file), server.shown + "\n")
         say(f"admin token in {settings.admin_token_file}")
@@ -209,38 +320,11 @@ def _tell(settings: ServerSettings, server: Server, url: str, say: Callable[[str
         say(f"admin token (shown once): {server.shown}")
 
 
-def _listener(listen: str) -> socket.socket:
-    """A bound socket, so that a port in use is found before any work."""
-    host, colon, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise Problem("bad listen address", listen, "write HOST:PORT, e.g. 127.0.0.1:8443")
-    try:
-        family = socket.getaddrinfo(
-            host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise Problem(
-            f"cannot listen ({error.strerror})", listen, "give an address of this machine"
-        ) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise Problem(
-            f"cannot listen ({error.strerror})", listen, "stop what uses the port, or give another --listen"
-        ) from None
-    return listener
-
-
 async def _known_parameters(request: Request[Any, Any, Any]) -> None:
     """Refuse parameters that the route does not have: a filter with a typing error must not answer with everything."""
     parameters = request.route_handler.parsed_fn_signature.parameters
     known = {getattr(one.kwarg_definition, "name", None) or name for name, one in parameters.items()}
-    known -= {"service", "data", "request", *request.path_params}
+    known -= {"service", "enrolment", "data", "request", *request.path_params}
     for name in request.query_params:
         if name not in known:
             fix = f"use {', '.join(sorted(known))}" if known else "give none"
@@ -252,6 +336,8 @@ def _problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
         return _body(503, problem, {"Retry-After": "1"})
     if isinstance(problem, Moved):
         return _body(409, problem)
+    if isinstance(problem, Refusal):
+        return _body(403, problem)
     return _body(404 if isinstance(problem, NotFound) else 400, problem)
 
 

@@ -14,6 +14,7 @@ from ringfence.server.answers import Answers
 from ringfence.server.book import Book
 from ringfence.server.catalog import Catalog
 from ringfence.server.completeness import Completeness, completeness
+from ringfence.server.enrolment import Enrolment
 from ringfence.server.externals import Externals
 from ringfence.server.ingest import Ingest
 from ringfence.server.refusals import NotFound
@@ -55,10 +56,16 @@ class Service:
     """One running server, as its routes see it."""
 
     def __init__(
-        self, facts: Facts, queries: Queries, book: Book, ingest: Ingest, clock: Callable[[], int]
+        self,
+        facts: Facts,
+        queries: Queries,
+        book: Book,
+        ingest: Ingest,
+        enrolment: Enrolment,
+        clock: Callable[[], int],
     ) -> None:
         self._facts, self._queries, self._clock = facts, queries, clock
-        self.book, self.ingest = book, ingest
+        self.book, self.ingest, self.enrolment = book, ingest, enrolment
         self.answers = Answers(queries, book)
         store = CatalogStore(facts.engine)
         self.catalog = Catalog(store, book, clock)

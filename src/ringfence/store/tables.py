@@ -103,3 +103,31 @@ DRAFTS = sa.Table(
     sa.Column("by", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
+
+CERTIFICATES = sa.Table(
+    "certificates",
+    META,
+    sa.Column("serial", sa.Text, primary_key=True),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("cluster", "node", "how")),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("made", "expires")),
+    *(sa.Column(name, sa.Text) for name in ("machine", "before")),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("state", "reason")),
+)
+
+ENROL_TOKENS = sa.Table(
+    "enrol_tokens",
+    META,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("cluster", "node")),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("made", "expires")),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("used", sa.BigInteger),
+    sa.Column("key", sa.LargeBinary),
+)
+
+BANS = sa.Table(
+    "banned_nodes",
+    META,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node")),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -46,6 +47,37 @@ class Unreachable(msgspec.Struct, frozen=True):
 Outcome = Acknowledged | Expected | Refused | Unreachable
 
 
+class Credentials(Protocol):
+    """How an agent shows who it is. Both methods raise Problem or OSError where it cannot now: try again later."""
+
+    def renewed(self) -> bool:
+        """Whether what `show` gave last is no longer what it would give; may take seconds."""
+
+    def show(self) -> tuple[ssl.SSLContext | None, dict[str, str]]:
+        """The TLS context of a new connection, and headers of every request."""
+
+    def refused(self, status: int) -> None:
+        """The server refused what we showed, with an HTTP status, or 0 in the handshake."""
+
+
+class Bearer:
+    """A token of the development switch. `context` is for https; None verifies against the system's authorities."""
+
+    def __init__(self, token: str, context: ssl.SSLContext | None = None) -> None:
+        self._shown = context, {"Authorization": f"Bearer {token}"}
+
+    def renewed(self) -> bool:
+        """Never."""
+        return False
+
+    def show(self) -> tuple[ssl.SSLContext | None, dict[str, str]]:
+        """Always the same."""
+        return self._shown
+
+    def refused(self, status: int) -> None:
+        """Nothing helps."""
+
+
 class _Answer(msgspec.Struct):
     acknowledged: int | None = None
     expected: int | None = None
@@ -53,34 +85,37 @@ class _Answer(msgspec.Struct):
 
 
 class Sender:
-    """Posts batches to one server. `url` is its root, `token` a bearer token, `timeout` in seconds.
-
-    `context` is for https only; None verifies against the system's authorities.
-    """
+    """Posts batches to one server. `url` is its root, `credentials` (or a bearer token) say who we are, `timeout` in
+    seconds."""
 
     def __init__(
-        self, url: str, token: str, timeout: float = 10.0, context: ssl.SSLContext | None = None
+        self,
+        url: str,
+        credentials: Credentials | str,
+        timeout: float = 10.0,
+        context: ssl.SSLContext | None = None,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            raise Problem("bad server address", url, "write it as http://HOST:PORT or https://HOST:PORT")
-        self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port
-        self._path = parts.path.rstrip("/") + PATH
-        self._token, self._timeout, self._context = token, timeout, context
+        self._secure, self._host, self._port, path = split(url)
+        self._path = path + PATH
+        self._credentials = Bearer(credentials, context) if isinstance(credentials, str) else credentials
+        self._timeout = timeout
+        self._headers: dict[str, str] = {}
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, body: bytes) -> Outcome:
         """Post one batch. Never raises for what the network or the server does."""
         try:
+            if self._credentials.renewed():
+                self.close()
             status, answer = self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, Problem) as error:
             self.close()
+            if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+                self._credentials.refused(0)
             return Unreachable(str(error) or type(error).__name__)
+        if status in (401, 403):
+            self.close()
+            self._credentials.refused(status)
         return _outcome(status, answer)
 
     def close(self) -> None:
@@ -90,8 +125,19 @@ class Sender:
             self._connection = None
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
+        kept = self._connection is not None
+        try:
+            return self._exchange(body)
+        except (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError):
+            # A server closes connections that were idle; a batch twice does no harm.
+            if not kept:
+                raise
+            self.close()
+            return self._exchange(body)
+
+    def _exchange(self, body: bytes) -> tuple[int, bytes]:
         connection = self._open()
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/octet-stream"}
+        headers = {**self._headers, "Content-Type": "application/octet-stream"}
         connection.request("POST", self._path, body, headers)
         response = connection.getresponse()
         answer = response.read(MAX_ANSWER)
@@ -101,13 +147,26 @@ class Sender:
 
     def _open(self) -> http.client.HTTPConnection:
         if self._connection is None:
+            context, self._headers = self._credentials.show()
             if self._secure:
                 self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=self._timeout, context=self._context
+                    self._host, self._port, timeout=self._timeout, context=context
                 )
             else:
                 self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
         return self._connection
+
+
+def split(url: str) -> tuple[bool, str, int | None, str]:
+    """(https, host, port, path) of a server's address. Raises Problem."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise Problem("bad server address", url, "write it as http://HOST:PORT or https://HOST:PORT")
+    return parts.scheme == "https", parts.hostname or "", parts.port, parts.path.rstrip("/")
 
 
 def _outcome(status: int, body: bytes) -> Outcome:

@@ -12,12 +12,15 @@ from litestar.params import QueryParameter
 
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
-from ringfence.server.access import ADMIN, AGENT
+from ringfence.server.access import ADMIN, AGENT, CONNECTOR, Refusal
+from ringfence.server.agents import speaker
+from ringfence.server.enrolment import ASK
 from ringfence.server.service import ConnectorReport, Service
 from ringfence.wire.client import Expected
 from ringfence.wire.codec import MAX_BODY, decode
 
-SENDERS = (AGENT, ADMIN)
+TELLERS = (CONNECTOR, AGENT, ADMIN)
+"""Who may tell of the inventory."""
 
 Cluster = Annotated[str, QueryParameter(description="the cluster that the connector follows")]
 MAX_CHANGES = 256 << 20
@@ -38,22 +41,30 @@ class Changes(msgspec.Struct, frozen=True):
 
 @post(
     "/v1/ingest/batches",
-    opt={"roles": SENDERS},
+    opt={"roles": (AGENT,)},
     status_code=200,
     request_max_body_size=MAX_BODY,
 )
 async def batches(request: Request, service: NamedDependency[Service]) -> Response:  # type: ignore[type-arg]
     """One batch of an agent (`ringfence.wire.codec`). 200 `{"acknowledged": n}`: everything up to sequence n of its
-    epoch is durable. 409 `{"expected": n}`: send sequence n first."""
+    epoch is durable. 409 `{"expected": n}`: send sequence n first. 403: the certificate is not that node's, or
+    was copied."""
     body = await request.body()
     batch = await asyncio.to_thread(decode, body)
+    header, who = batch.header, speaker(request.scope)
+    if who is not None:
+        if (header.cluster, header.node) != (who.cluster, who.node):
+            raise Refusal(f"a batch of another node than {who.node}", header.node[:60], ASK)
+        service.enrolment.suspect(who, header.epoch, header.sequence)
     outcome = await asyncio.wrap_future(service.ingest.submit(batch))
     if isinstance(outcome, Expected):
         return Response({"expected": outcome.sequence}, status_code=409)
+    if who is not None:
+        service.enrolment.took(who, header.epoch, header.sequence)
     return Response({"acknowledged": outcome.sequence}, status_code=200)
 
 
-@post("/v1/ingest/changes", opt={"roles": SENDERS}, status_code=200, request_max_body_size=MAX_CHANGES)
+@post("/v1/ingest/changes", opt={"roles": TELLERS}, status_code=200, request_max_body_size=MAX_CHANGES)
 async def changes(request: Request, service: NamedDependency[Service]) -> Response:  # type: ignore[type-arg]
     """Inventory changes of a connector: `{"cluster", "changes": [...], "sequence"}`. Sending them again is
     harmless. 200 `{"acknowledged": sequence, "new": how many said something new}`."""
@@ -73,7 +84,7 @@ async def changes(request: Request, service: NamedDependency[Service]) -> Respon
     return Response({"acknowledged": told.sequence, "new": new}, status_code=200)
 
 
-@put("/v1/ingest/connector", opt={"roles": SENDERS}, status_code=200, request_max_body_size=4 << 20)
+@put("/v1/ingest/connector", opt={"roles": TELLERS}, status_code=200, request_max_body_size=4 << 20)
 async def connector(request: Request, service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
     """How a connector follows its cluster, kind by kind; the last word is kept."""
     try:
@@ -86,7 +97,7 @@ async def connector(request: Request, service: NamedDependency[Service], cluster
     return Response({"acknowledged": True}, status_code=200)
 
 
-@put("/v1/ingest/checkpoint", opt={"roles": SENDERS}, status_code=200, request_max_body_size=MAX_CHECKPOINT)
+@put("/v1/ingest/checkpoint", opt={"roles": TELLERS}, status_code=200, request_max_body_size=MAX_CHECKPOINT)
 async def save_checkpoint(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -97,7 +108,7 @@ async def save_checkpoint(
     return Response({"acknowledged": True}, status_code=200)
 
 
-@get("/v1/ingest/checkpoint", opt={"roles": SENDERS}, sync_to_thread=True)
+@get("/v1/ingest/checkpoint", opt={"roles": TELLERS}, sync_to_thread=True)
 def load_checkpoint(service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
     """The last checkpoint of a cluster's connector; empty when there is none."""
     return Response(service.checkpoint(cluster) or b"", media_type="application/octet-stream")
