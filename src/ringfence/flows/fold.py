@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.handshakes import round_trips
 from ringfence.flows.holders import Ends, divided, held_by, place_taps
 from ringfence.flows.keys import is_reversed, ports_are_nobodys
 from ringfence.flows.memory import CONVERSATION, forget
@@ -101,6 +102,9 @@ def fold(
     rows = _oriented(taps[best], by_low == 1)
     rows["window"], rows["first_window"] = window, first_window
     rows["direction"], rows["role"] = direction, role[best]
+    # Where only the provider's end is seen, the way to the consumer is not in what a tap can time.
+    timed = (first_window >= ended[0]) & (rows["role"] != Role.PROVIDER)
+    rows["rtt_us"][timed] = round_trips(taps, by_low == 1, group, len(keys))[timed]
     rows["first"] = np.minimum.reduceat(taps["first"][order], starts)
     rows["last"] = np.maximum.reduceat(taps["last"][order], starts)
     _name_pods(rows, by_low == 1, place, ends)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs
 from ringfence.model.addresses import unpack
 from ringfence.model.columns import (
@@ -75,8 +76,9 @@ def present(
     part = zip(
         legs.connection.tolist(), legs.leg.tolist(), legs.snat.tolist(), legs.link.tolist(), strict=True
     )
-    ends = zip(consumers, providers, categories, taps, facts, strict=True)
-    for values, (connection, leg, snat, link), (consumer, provider, category, seen, known) in zip(
+    reasons = drops(flows).tolist()
+    ends = zip(consumers, providers, categories, taps, facts, reasons, strict=True)
+    for values, (connection, leg, snat, link), (consumer, provider, category, seen, known, reason) in zip(
         zip(*columns, strict=True), part, ends, strict=True
     ):
         row = dict(zip(names, values, strict=True))
@@ -93,7 +95,7 @@ def present(
             consumer=_end(row, "consumer", consumer),
             provider=_end(row, "provider", provider),
             **_counters(row),
-            drop_reason=DROP_NAMES[row["drop"]] if row["drop"] else None,
+            drop_reason=DROP_NAMES[reason] if reason and not row["unseen"] else None,
             **known._asdict(),
             tunnel=None if row["kind"] == Kind.PLAIN else KIND_NAMES[row["kind"]],
             vni=row["zone"] if row["kind"] in (Kind.VXLAN, Kind.GENEVE) else None,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ringfence.capture.packets.read import read_capture
+from ringfence.flows.handshakes import drops
 from ringfence.model.addresses import texts
-from ringfence.model.columns import Direction
+from ringfence.model.columns import Direction, Drop
 
 NAMES = {"tcp": (6,), "udp": (17,), "icmp": (1, 58), "unknown_transport": ()}
 Ends = tuple[str, int, str, int]
@@ -86,3 +87,52 @@ def test_exactly_what_zeek_says_where_two_programs_agree(shared_data: Path) -> N
                 assert other[0][1] != Direction.SYN, (trace, ends)
             checked += 1
     assert checked > 60
+
+
+STATES = {
+    "S0": Drop.UNANSWERED,
+    "REJ": Drop.REFUSED,
+    "SF": Drop.NONE,
+    "S1": Drop.NONE,
+    "RSTO": Drop.NONE,
+    "RSTR": Drop.NONE,
+}
+"""Zeek's words for how a connection went (base/protocols/conn), as reasons."""
+
+
+@pytest.mark.shared
+def test_nothing_that_zeek_saw_established_is_called_refused_or_unanswered(shared_data: Path) -> None:
+    folder = shared_data / "pcap" / "zeek"
+    checked: Counter[str] = Counter()
+    with (folder / "index.tsv").open() as file:
+        traces = {row["test"]: row["trace"] for row in csv.DictReader(file, delimiter="\t")}
+    for test, trace in sorted(traces.items()):
+        log = folder / "baseline" / test / "conn.log"
+        capture = folder / "traces" / trace
+        if not log.exists() or not capture.exists():
+            continue
+        states = states_of(log)
+        flows = read_capture(str(capture)).captured.flows
+        ends = [texts(flows[end + "_hi"], flows[end + "_lo"]) for end in ("consumer", "provider")]
+        for flow, reason, a, b in zip(flows, drops(flows).tolist(), *ends, strict=True):
+            state = states.get((a, int(flow["consumer_port"]), b, int(flow["provider_port"])))
+            if state in STATES and flow["protocol"] == 6 and flow["direction"] == Direction.SYN:
+                assert reason == STATES[state], (trace, a, b, state)
+                checked[state] += 1
+    assert sum(checked.values()) > 35, checked
+
+
+def states_of(log: Path) -> dict[Ends, str]:
+    """The state of each TCP connection whose tuple was used once, whole from its beginning."""
+    lines = log.read_text().splitlines()
+    names = next((line for line in lines if line.startswith("#fields")), "").split("\t")[1:]
+    if "conn_state" not in names:
+        return {}
+    found: dict[Ends, str] = {}
+    for line in lines:
+        row = dict(zip(names, line.split("\t"), strict=False))
+        if line.startswith("#") or row["proto"] != "tcp":
+            continue
+        ends = (row["id.orig_h"], int(row["id.orig_p"]), row["id.resp_h"], int(row["id.resp_p"]))
+        found[ends] = "twice" if ends in found else row["conn_state"]
+    return found
