@@ -34,8 +34,12 @@ class Site:
         self.client = TestClient(make_app(self.service, self.server.tokens))
         self.client.__enter__()
         self.agents: list[Agent] = []
+        self.closed = False
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         for agent in self.agents:
             agent.sender.close()
         self.client.__exit__(None, None, None)

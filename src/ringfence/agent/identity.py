@@ -96,6 +96,7 @@ class Identity:
         self._machine = machine()
         self._shown: str | None = None
         self._bad: str | None = None
+        self._doubted: str | None = None
         self._tried = 0
 
     def check(self) -> None:
@@ -109,6 +110,8 @@ class Identity:
         """See that a good certificate is there; True when it is another than was shown last. Raises Problem."""
         held = self._held()
         now = self._clock()
+        if held is not None and held.serial == self._doubted:
+            held = self._again(held)
         if held is None or held.ends <= now or held.serial == self._bad:
             held = self._first(held)
         elif held.renew_at <= now and self._tried + TRY_AGAIN * SECOND <= now:
@@ -137,10 +140,21 @@ class Identity:
     def refused(self, status: int) -> None:
         """The next try enrols anew, which takes a token: the pod's own, or a new one that somebody gave us.
 
-        A handshake may fail for other reasons, so only who can enrol at any time takes that for a refusal.
+        A handshake may fail for other reasons, so that is only a doubt, and for who can enrol at any time.
         """
-        if status or self._enrol.account_token_file is not None:
+        if status:
             self._bad = self._shown
+        elif self._enrol.account_token_file is not None:
+            self._doubted = self._shown
+
+    def _again(self, held: Held) -> Held:
+        """Enrol although the present certificate may be good; it stays where that fails."""
+        self._doubted = None
+        try:
+            return self._first(held)
+        except Problem as problem:
+            self._log(f"cannot enrol again: {problem}")
+            return held
 
     def _first(self, held: Held | None) -> Held:
         how, token = self._with()

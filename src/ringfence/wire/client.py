@@ -17,6 +17,8 @@ from ringfence.model.problems import Problem
 
 PATH = "/v1/ingest/batches"
 MAX_ANSWER = 1 << 20
+_CLOSED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected, ssl.SSLEOFError)
+"""How it looks when the other end closed a connection: also what a refused client certificate looks like."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ class Credentials(Protocol):
         """The TLS context of a new connection, and headers of every request."""
 
     def refused(self, status: int) -> None:
-        """The server refused what we showed, with an HTTP status, or 0 in the handshake."""
+        """The server refused what we showed, with an HTTP status, or 0: perhaps, in the handshake."""
 
 
 class Bearer:
@@ -110,7 +112,9 @@ class Sender:
             status, answer = self._post(body)
         except (OSError, http.client.HTTPException, Problem) as error:
             self.close()
-            if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+            if isinstance(error, _CLOSED) or (
+                isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
+            ):
                 self._credentials.refused(0)
             return Unreachable(str(error) or type(error).__name__)
         if status in (401, 403):
@@ -128,7 +132,7 @@ class Sender:
         kept = self._connection is not None
         try:
             return self._exchange(body)
-        except (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError):
+        except _CLOSED:
             # A server closes connections that were idle; a batch twice does no harm.
             if not kept:
                 raise
