@@ -13,12 +13,13 @@ from ringfence.capture.packets.read import Reading, read_capture
 from ringfence.flows.captured import Captured
 from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
+from ringfence.flows.names import Dictionaries
 from ringfence.flows.present import Facts, present
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
 from ringfence.model.columns import TRANSLATION, Table, structured
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.flows import Flow
+from ringfence.model.flows import Flow, Tls
 from ringfence.model.problems import Problem
 
 I32 = NDArray[np.int32]
@@ -65,7 +66,7 @@ def read_files(files: Sequence[str], manifests: str | None, sort: str, limit: in
             continue
         rows, legs = _linked(reading.captured)
         chosen = _chosen(rows, sort)[: None if limit is None else max(0, limit - len(flows))]
-        flows += _shown(rows, legs, naming(rows), chosen)
+        flows += _shown(rows, legs, naming(rows), chosen, reading.dictionaries)
         frames, left_out = frames + reading.frames, left_out + len(rows) - len(chosen)
         notes += _remarks(reading, name)
         problems += [reading.problem] if reading.problem else []
@@ -91,15 +92,23 @@ def _chosen(flows: Table, sort: str) -> I64:
     return np.argsort(-total, kind="stable")
 
 
-def _shown(flows: Table, legs: Legs, names: Names, chosen: I64) -> list[Flow]:
+def _shown(flows: Table, legs: Legs, names: Names, chosen: I64, dictionaries: Dictionaries) -> list[Flow]:
     """The contract's values of the chosen rows, in that order."""
     kinds = categories(flows, legs, names.consumer, names.provider, names.endpoints, names.probe)
     consumers = [names.endpoints[version] for version in names.consumer[chosen].tolist()]
     providers = [names.endpoints[version] for version in names.provider[chosen].tolist()]
     picked = Legs._make(column[chosen] for column in legs)
-    nobody, nowhere = [Facts()] * len(chosen), [()] * len(chosen)
+    facts, nowhere = _facts(flows[chosen], dictionaries), [()] * len(chosen)
     labels = [kinds[row] for row in chosen.tolist()]
-    return list(present(flows[chosen], picked, consumers, providers, labels, nowhere, nobody))
+    return list(present(flows[chosen], picked, consumers, providers, labels, nowhere, facts))
+
+
+def _facts(flows: Table, dictionaries: Dictionaries) -> list[Facts]:
+    """The names by which providers were known and what TLS asked for; nothing else is in a capture."""
+    names = [(), *(tuple(text.split()) for text in dictionaries.names)]
+    asked = [None, *(Tls(info.server_name, info.alpn) for info in dictionaries.tls)]
+    pairs = zip(flows["names"].tolist(), flows["tls"].tolist(), strict=True)
+    return [Facts(provider_names=names[name], tls=asked[tls]) for name, tls in pairs]
 
 
 def _naming(manifests: str | None) -> tuple[Naming, list[Problem], list[str]]:

@@ -116,6 +116,12 @@ def decode(frames: Frames, fast: bool = True) -> Packets | None:
 
     `fast` lets `quick` take the commonest shape; the answer is the same without it.
     """
+    rows = find_rows(frames, fast)
+    return rows if rows is None else rows.packets(frames.time)
+
+
+def find_rows(frames: Frames, fast: bool) -> Rows | None:
+    """The same as rows in the order they were found, with the places of what transport headers carry."""
     start = LINKS.get(frames.link)
     if start is None:
         return None
@@ -125,7 +131,7 @@ def decode(frames: Frames, fast: bool = True) -> Packets | None:
         index = quick.take(frames, rows)
     if len(index):
         _walk(frames.buffer, start, _work(frames, index), rows)
-    return rows.packets(frames.time)
+    return rows
 
 
 def _work(frames: Frames, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Work:

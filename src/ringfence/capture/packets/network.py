@@ -175,6 +175,7 @@ def tcp(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 9293: ports, and the flags where they were captured."""
     work = _ports(buffer, work, rows).holding(14)
     rows.set_flags(work.row, FLAG_WORDS[buffer[work.at + 13]])
+    rows.set_transport(work)
     return iter(())
 
 

@@ -16,13 +16,16 @@ U64 = NDArray[np.uint64]
 DEEPEST = 16
 """IP headers inside one another that are followed; more are a loop or an attack."""
 
+PLACES = (("transport", "<i8"), ("end", "<i8"))
+"""Where in the buffer the header of TCP or UDP begins, and what it carries ends; both 0 where `quick` made the row."""
+
 
 class Rows:
     """Columns that grow. Rules name rows by index; `packets` gives the result in the file's order."""
 
     def __init__(self, capacity: int) -> None:
         self.count = 0
-        self._columns = {name: np.zeros(max(capacity, 16), kind) for name, kind in PACKET_COLUMNS}
+        self._columns = {name: np.zeros(max(capacity, 16), kind) for name, kind in (*PACKET_COLUMNS, *PLACES)}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._columns[name]
@@ -94,6 +97,10 @@ class Rows:
         """TCP flags with the two kinds of SYN marked."""
         self["flags"][row] = flags
 
+    def set_transport(self, work: Work) -> None:
+        """The packets stand at a TCP or UDP header; what it carries goes on as far as it was captured."""
+        self["transport"][work.row], self["end"][work.row] = work.at, work.limit
+
     def set_kind(self, row: I64, kind: int, zone: NDArray[Any] | int = 0) -> None:
         """This packet is a tunnel's, with this VNI."""
         self["kind"][row] = kind
@@ -106,7 +113,7 @@ class Rows:
 
     def packets(self, time: I64) -> Packets:
         """All rows in the order of the file, outer headers before inner ones. `time` is indexed by packet."""
-        columns = {name: column[: self.count] for name, column in self._columns.items()}
+        columns = {name: self._columns[name][: self.count] for name, _ in PACKET_COLUMNS}
         order = columns["packet"] * (DEEPEST * 2) + columns["depth"]
         if (order[1:] < order[:-1]).any():
             place = np.argsort(order)

@@ -41,6 +41,7 @@ def udp(buffer: Bytes, work: Work, rows: Rows) -> Step:
     """RFC 768. Either port may be the tunnel's: some answer from it."""
     work, head = read(buffer, work, np.dtype([("src", U2), ("dst", U2)]))
     rows.set_ports(work.row, head["src"].astype(np.uint32) << 16 | head["dst"])
+    rows.set_transport(work)
     to, back = np.isin(head["dst"], TUNNEL_PORTS), np.isin(head["src"], TUNNEL_PORTS)
     port = np.where(to, head["dst"], head["src"])
     some = to | back
