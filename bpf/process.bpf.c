@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Names the process that opens a TCP conversation, from the raw tracepoint inet_sock_set_state.
+/* Names the processes at the ends of conversations, from two raw tracepoints.
  *
- * connect(2) runs in the opener's context when the state becomes SYN_SENT, but the socket has no port yet
- * then; when it leaves that state it has, but somebody else is running. So the first step remembers who,
- * by socket, and the second writes (tuple, namespace) -> who. Needs the kernel's BTF for field offsets; where
- * that is missing, nobody is named and the agent says so. */
+ * inet_sock_set_state: connect(2) runs in the opener's context when the state becomes SYN_SENT, but the socket has no
+ * port yet then; when it leaves that state it has, but somebody else is running. So the first step remembers who, by
+ * socket, and the second writes (tuple, namespace) -> who. listen(2) runs in its caller's context, with the port known.
+ * sock_send_length (6.3): a datagram was sent, in the sender's context, by a socket that has its port by now.
+ *
+ * Needs the kernel's BTF for field offsets; where that is missing, nobody is named and the agent says so. */
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/in6.h>
@@ -17,6 +19,12 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define TCP_SYN_SENT 2
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+/* Nanoseconds after which a socket that goes on sending is told again. */
+#define AGAIN 30000000000ULL
+
+enum kind { OPENED = 0, SPOKE = 1, LISTENS = 2, CLOSED = 3 };
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -47,15 +55,50 @@ struct sock {
 	__u16 sk_protocol;
 } __attribute__((preserve_access_index));
 
+struct kernfs_node {
+	__u64 id;
+	const char *name;
+} __attribute__((preserve_access_index));
+
+struct cgroup {
+	struct kernfs_node *kn;
+} __attribute__((preserve_access_index));
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} __attribute__((preserve_access_index));
+
+struct task_struct {
+	struct task_struct *real_parent;
+	struct css_set *cgroups;
+	int tgid;
+	char comm[16];
+} __attribute__((preserve_access_index));
+
+/* src is the end whose process is named; dst is zero where the socket has no peer. */
 struct conversation {
 	__be32 src[4], dst[4];
 	__be16 sport, dport;
 	__u32 netns;
+	__u8 protocol, kind, pad[2];
 };
 
 struct opener {
-	__u32 pid, pad;
-	char comm[16];
+	__u32 pid, parent;
+	__u64 cgroup; /* inode in the v2 tree, a key of `cgroups` */
+	__u64 socket; /* only to tell sockets apart */
+	__u64 at;     /* CLOCK_MONOTONIC, ns */
+	char comm[16], parent_comm[16];
+};
+
+struct folder {
+	char name[96];
+};
+
+struct sender {
+	__u64 at;
+	__u32 pid;
+	__u16 port, peer_port;
 };
 
 struct {
@@ -67,15 +110,30 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct sender);
+} senders SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
 	__type(key, struct conversation);
 	__type(value, struct opener);
 } conversations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, __u64);
+	__type(value, struct folder);
+} cgroups SEC(".maps");
 
 static __noinline int describe(struct sock *sk, struct conversation *key)
 {
 	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 
+	key->protocol = BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol);
 	key->sport = bpf_htons(BPF_CORE_READ(sk, __sk_common.skc_num));
 	key->dport = BPF_CORE_READ(sk, __sk_common.skc_dport);
 	key->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
@@ -93,28 +151,100 @@ static __noinline int describe(struct sock *sk, struct conversation *key)
 	return 0;
 }
 
+/* The name of the current process' cgroup is kept beside it: a process that ends at once leaves nothing in /proc. */
+static __always_inline __u64 folder_of(struct task_struct *task)
+{
+	struct kernfs_node *node;
+	struct folder folder = {};
+	const char *name;
+	__u64 id;
+
+	if (!bpf_core_field_exists(task->cgroups))
+		return 0;
+	node = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn);
+	id = BPF_CORE_READ(node, id);
+	if (bpf_map_lookup_elem(&cgroups, &id))
+		return id;
+	name = BPF_CORE_READ(node, name);
+	bpf_probe_read_kernel_str(folder.name, sizeof(folder.name), name);
+	bpf_map_update_elem(&cgroups, &id, &folder, BPF_ANY);
+	return id;
+}
+
+static __noinline int current_process(struct opener *who, __u64 id)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
+
+	who->pid = bpf_get_current_pid_tgid() >> 32;
+	who->socket = id;
+	who->at = bpf_ktime_get_ns();
+	bpf_get_current_comm(who->comm, sizeof(who->comm));
+	who->parent = BPF_CORE_READ(parent, tgid);
+	BPF_CORE_READ_INTO(&who->parent_comm, parent, comm);
+	who->cgroup = folder_of(task);
+	return 0;
+}
+
+static __always_inline void tell(struct sock *sk, struct opener *who, enum kind kind)
+{
+	struct conversation key = {.kind = kind};
+
+	if (!describe(sk, &key))
+		bpf_map_update_elem(&conversations, &key, who, BPF_ANY);
+}
+
 SEC("raw_tp/inet_sock_set_state")
 int process(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	__u64 id = (__u64)sk;
 	int before = ctx->args[1], after = ctx->args[2];
-	struct conversation key = {};
 	struct opener who = {}, *known;
 
 	if (after == TCP_SYN_SENT) {
 		if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol) != IPPROTO_TCP)
 			return 0;
-		who.pid = bpf_get_current_pid_tgid() >> 32;
-		bpf_get_current_comm(who.comm, sizeof(who.comm));
+		current_process(&who, id);
 		bpf_map_update_elem(&opening, &id, &who, BPF_ANY);
 	} else if (before == TCP_SYN_SENT) {
 		known = bpf_map_lookup_elem(&opening, &id);
 		if (!known)
 			return 0;
-		if (!describe(sk, &key))
-			bpf_map_update_elem(&conversations, &key, known, BPF_ANY);
+		tell(sk, known, OPENED);
 		bpf_map_delete_elem(&opening, &id);
+	} else if (after == TCP_LISTEN || (before == TCP_LISTEN && after == TCP_CLOSE)) {
+		/* A socket that is accepted leaves LISTEN too: it is a copy of the listener's, made in no process' context. */
+		if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol) != IPPROTO_TCP)
+			return 0;
+		current_process(&who, id);
+		tell(sk, &who, after == TCP_LISTEN ? LISTENS : CLOSED);
 	}
+	return 0;
+}
+
+/* Each send of every socket comes by here, so most are told apart by a few loads, and the rest by one look-up. */
+SEC("raw_tp/sock_send_length")
+int sends(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	struct sender now = {}, *last;
+	__u64 id = (__u64)sk;
+	struct opener who = {};
+
+	if ((family != AF_INET && family != AF_INET6) || (int)ctx->args[1] < 0 ||
+	    BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol) != IPPROTO_UDP)
+		return 0;
+	now.pid = bpf_get_current_pid_tgid() >> 32;
+	now.port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	now.peer_port = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	now.at = bpf_ktime_get_ns();
+	last = bpf_map_lookup_elem(&senders, &id);
+	if (last && last->pid == now.pid && last->port == now.port && last->peer_port == now.peer_port && now.at - last->at < AGAIN)
+		return 0;
+	bpf_map_update_elem(&senders, &id, &now, BPF_ANY);
+	current_process(&who, id);
+	tell(sk, &who, SPOKE);
 	return 0;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.agent.step import Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
+from ringfence.flows.ends import OPENED
 from ringfence.model.addresses import pack
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
@@ -29,7 +30,6 @@ def counts(packets=3):
 
 
 def observed(windows, generation=1, rows=None, processes=None, infos=()):
-    opened = np.dtype([*TUPLE, ("process", "<u4")])
     return Observed(
         now=windows[-1] + SECOND,
         windows=windows,
@@ -40,7 +40,7 @@ def observed(windows, generation=1, rows=None, processes=None, infos=()):
         addresses=("10.88.0.11",),
         translations=np.zeros(0, TRANSLATION),
         hints=np.zeros(0, np.dtype(TUPLE)),
-        processes=np.zeros(0, opened) if processes is None else processes,
+        processes=np.zeros(0, OPENED) if processes is None else processes,
         process_infos=infos,
         losses=(),
         notes=("sees everything",),
@@ -112,7 +112,7 @@ def test_silence_is_reported_as_a_closed_window():
 
 
 def test_the_opening_process_is_named():
-    opened = np.zeros(2, np.dtype([*TUPLE, ("process", "<u4")]))
+    opened = np.zeros(2, OPENED)
     for side, ip, port in (("consumer", "10.244.1.5", 4000), ("provider", "10.96.0.1", 80)):
         opened[side + "_hi"], opened[side + "_lo"] = pack(ip)
         opened[side + "_port"] = (port, 1)
@@ -151,7 +151,7 @@ def test_windows_never_begin_before_their_conversation_when_the_clock_goes_back(
 
 
 def opening(ip="10.244.1.5", port=4000):
-    opened = np.zeros(1, np.dtype([*TUPLE, ("process", "<u4")]))
+    opened = np.zeros(1, OPENED)
     for side, address, number in (("consumer", ip, port), ("provider", "10.96.0.1", 80)):
         opened[side + "_hi"], opened[side + "_lo"] = pack(address)
         opened[side + "_port"] = number

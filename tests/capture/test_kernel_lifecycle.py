@@ -254,7 +254,7 @@ def test_translations_hints_and_openers(lan: Any) -> None:
     assert (row["pre_provider_port"], row["post_provider_port"]) == (80, 5003)
     assert (row["post_consumer_port"], row["dnat"], row["snat"], row["dumped"]) == (port, 1, 0, 0)
     assert sorted(hints["provider_port"][hints["consumer_port"] == port].tolist()) == [80, 5003]
-    opened, processes = capture.processes()
+    opened, processes, _ = capture.processes()
     if not processes and any("not named" in note for note in capture.notes):
         pytest.skip("this kernel does not let processes be named")
     mine = opened[opened["consumer_port"] == port][0]

@@ -90,7 +90,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
     """Patterns of interfaces never to tap."""
     processes: bool = True
-    """Name the process that opens a TCP conversation."""
+    """Name the processes at both ends of conversations."""
     cpu_limit: float | None = None
     """Cores the agent keeps itself to (0.05 is 5 % of one); 0 is no limit. By default nine tenths of its cgroup's."""
     memory_limit: int | None = None
@@ -189,7 +189,7 @@ class Agent:
     def _observe(self, command: Observe) -> Observed:
         drained = self._capture.drain()
         translations, hints, missed = self._capture.translations()
-        processes, infos = self._capture.processes()
+        heard = self._capture.processes()
         lost, self._lost = self._lost, ()
         return Observed(
             now=_now(),
@@ -201,8 +201,9 @@ class Agent:
             addresses=self._capture.addresses,
             translations=translations,
             hints=hints,
-            processes=processes,
-            process_infos=infos,
+            processes=heard.opened,
+            process_infos=heard.infos,
+            ends=heard.ends,
             losses=(*missed, *lost),
             notes=(*self._capture.notes, *self._limits.notes),
             kernel_losses=drained.losses,

@@ -11,16 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.flows.fold import U64, Mask, Place, fold
-from ringfence.flows.keys import text_hash
+from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
+from ringfence.flows.fold import U64, Folded, Mask, Place, fold
 from ringfence.flows.memory import CONVERSATION, IDLE_TCP, MOST
-from ringfence.flows.taps import conversation_key
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import SIGHTING, TRANSLATION, TUPLE, Table, structured
+from ringfence.model.columns import TRANSLATION, TUPLE, Table
 
 HINT = np.dtype(TUPLE)
-OPENED = np.dtype([*TUPLE, ("process", "<u4")])
 ACCEPTED = np.dtype([*TUPLE, ("window", "<i8")])
 MAX_TRANSLATIONS = 500_000
 """Translations in one batch; a dump of a busier node goes over several."""
@@ -51,10 +49,12 @@ class State(NamedTuple):
     hints: Table = np.zeros(0, HINT)
     """What conntrack said in the last window: its news of a packet may be read before the packet is."""
     opened: Table = np.zeros(0, OPENED)
-    """Openings of the last window that no counted packet matched yet; `process` indexes `openers`."""
+    """Openings that no counted packet matched yet and that may yet; `process` indexes `openers`."""
     openers: tuple[ProcessInfo, ...] = ()
     translations: Table = np.zeros(0, TRANSLATION)
     """What found no room in the last batch."""
+    lent: U64 = np.zeros(0, np.uint64)
+    """Conversations whose consumer's address came from source translation, of the last window."""
     accepted: Table = np.zeros(0, ACCEPTED)
     """Connections known from socket tables, for as long as a silent one is remembered."""
     wanted: Pace | None = None
@@ -88,6 +88,8 @@ class Observed(NamedTuple):
     """What the counts of this generation lack; kept, and known, with them."""
     accepted: Table = np.zeros(0, TUPLE)
     """Connections that socket tables showed, oriented as opened."""
+    ends: Table = np.zeros(0, END)
+    """Sockets that speak to anybody; `process` indexes `process_infos`."""
 
 
 class Switch(NamedTuple):
@@ -187,7 +189,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         event.windows,
         accepted,
     )
-    sightings, named = _with_processes(folded.sightings, folded.key, opened)
+    named = _with_processes(state, event, folded, opened, pods)
     header = BatchHeader(
         cluster=state.cluster,
         node=state.node,
@@ -200,7 +202,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         version=state.version,
         taps=event.taps,
         pods=pods,
-        processes=openers,
+        processes=used(folded.sightings, openers),
         addresses=event.addresses,
         losses=(*event.losses, *event.kernel_losses),
         notes=event.notes,
@@ -215,11 +217,12 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         conversations=folded.conversations,
         hints=event.hints,
         accepted=accepted,
+        lent=lent(event.translations),
         translations=translations[MAX_TRANSLATIONS:],
     )
-    state = _waiting(state, opened, openers, named, len(state.opened))
+    state = _waiting(state, opened, named, openers, event)
     state = _switched(state, event.windows[-1] + state.window_length)
-    return state, (Keep(header, sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
+    return state, (Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
 
 
 def _switched(state: State, end: int) -> State:
@@ -237,12 +240,11 @@ def _switched(state: State, end: int) -> State:
 
 def _place(event: Observed, pods: tuple[str, ...]) -> Place:
     index = {uid: position + 1 for position, uid in enumerate(pods)}
-    names = {uid: int(text_hash(uid)) & 0xFFFF_FFFF or 1 for uid in pods}
     local = [pack(address) for address in event.addresses]
     return Place(
         is_pod=np.array([tap.at == "pod" for tap in event.taps], np.bool_),
         pod=np.array([index.get(tap.pod or "", 0) for tap in event.taps], np.uint32),
-        who=np.array([names.get(tap.pod or "", 0) for tap in event.taps], np.uint32),
+        who=np.array([holder_of(tap.pod) for tap in event.taps], np.uint32),
         local_hi=np.array([hi for hi, _ in local], np.uint64),
         local_lo=np.array([lo for _, lo in local], np.uint64),
     )
@@ -260,29 +262,37 @@ def _accepted(known: Table, event: Observed) -> Table:
 
 
 def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:
-    """What was opened in the last window and is not matched yet, then in this one; and by whom."""
+    """What was opened before and is not matched yet, then in this window; and by whom."""
     fresh = event.processes.astype(OPENED)
     fresh["process"] += len(state.openers)
     return np.concatenate([state.opened, fresh]), (*state.openers, *event.process_infos)
 
 
-def _waiting(state: State, opened: Table, openers: tuple[ProcessInfo, ...], named: Mask, tried: int) -> State:
-    """Keep the openings of this window that matched nothing for one more: their packets may be in the next."""
-    late = opened[np.flatnonzero(~named)[np.flatnonzero(~named) >= tried]]
-    used, index = np.unique(late["process"], return_inverse=True)
+def _waiting(
+    state: State, opened: Table, named: Mask, openers: tuple[ProcessInfo, ...], event: Observed
+) -> State:
+    """Keep the openings of this window that matched nothing for one more: their packets may be in the next.
+
+    Those that socket tables showed wait as long as a silent conversation is remembered.
+    """
+    fresh = np.arange(len(opened)) >= len(opened) - len(event.processes)
+    late = opened[~named & (fresh | (opened["until"] > event.now))][-MOST:]
+    still, index = np.unique(late["process"], return_inverse=True)
     late["process"] = index
-    return state._replace(opened=late, openers=tuple(openers[i] for i in used.tolist()))
+    return state._replace(opened=late, openers=tuple(openers[i] for i in still.tolist()))
 
 
-def _with_processes(sightings: Table, keys: U64, opened: Table) -> tuple[Table, Mask]:
-    """Name the opening process of the sightings whose conversation it opened; which openings found theirs."""
-    if not len(opened) or not len(sightings):
-        return sightings, np.zeros(len(opened), np.bool_)
-    probe = structured(SIGHTING, len(opened))
-    for name in HINT.names or ():
-        probe[name] = opened[name]
-    tuples = conversation_key(probe)
-    at = np.minimum(np.searchsorted(keys, tuples), len(keys) - 1)
-    hit = keys[at] == tuples
-    sightings["process"][at[hit]] = opened["process"][hit] + 1
-    return sightings, hit
+def _with_processes(
+    state: State, event: Observed, folded: Folded, opened: Table, pods: tuple[str, ...]
+) -> Mask:
+    """Name the processes at both ends of the sightings; which openings found theirs."""
+    rows = folded.sightings
+    named = name_opened(rows, folded.key, opened)
+    ends = event.ends.copy()
+    ends["process"] += len(state.openers)
+    # Of older conversations nobody remembers whether their address was lent.
+    not_ours = (rows["consumer_pod"] == 0) & (rows["first_window"] < event.windows[0] - state.window_length)
+    not_ours |= np.isin(folded.key, np.concatenate([state.lent, lent(event.translations)]))
+    who = np.array([0, *map(holder_of, pods)], np.uint32)
+    name_ends(rows, ends, _place(event, pods), who, not_ours)
+    return named

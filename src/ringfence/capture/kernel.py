@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from ringfence.capture import netlink, pins
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
-from ringfence.capture.process import OPENED, Openers
+from ringfence.capture.process import NOBODY, Heard, Openers
 from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import View, look, namespace_inode
-from ringfence.model.batches import Loss, ProcessInfo, TapInfo
+from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
 from ringfence.model.problems import Problem
 
@@ -51,7 +50,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
     """Patterns of interfaces never to tap."""
     processes: bool = True
-    """Name the process that opens a TCP conversation (needs a raw tracepoint and kernel BTF)."""
+    """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
 
 
 class Drained(NamedTuple):
@@ -217,13 +216,10 @@ class Capture:
         """
         return self._accepted.take()
 
-    def processes(self) -> tuple[Table, tuple[ProcessInfo, ...]]:
-        """Who opened conversations since the last call.
-
-        The table has the TUPLE columns, oriented as opened, and `process` (u4), an index into the tuple.
-        """
+    def processes(self) -> Heard:
+        """Who opened conversations since the last call, and who holds which end now."""
         if not self._looking_up:
-            return np.zeros(0, OPENED), ()
+            return NOBODY
         return self._openers.read(self._listened())
 
     def look_up(self, wanted: bool) -> None:

@@ -88,21 +88,6 @@ TAP_RECORD = np.dtype(
 )
 """What the `taps` map holds for each tap id: enough for an heir to name counts of an interface that went."""
 
-CONVERSATION = np.dtype(
-    [
-        ("src", ">u8", 2),
-        ("dst", ">u8", 2),
-        ("sport", ">u2"),
-        ("dport", ">u2"),
-        ("netns", "<u4"),
-    ]
-)
-"""Key of the `conversations` map (`bpf/process.bpf.c`): a TCP tuple as opened, and its namespace's inode."""
-
-OPENER = np.dtype([("pid", "<u4"), ("pad", "<u4"), ("comm", "S16")])
-"""Value of the `conversations` map: who opened it."""
-
-
 def _offset(dtype: np.dtype[np.void], field: str) -> int:
     fields = dtype.fields
     assert fields is not None

@@ -8,7 +8,6 @@ Layouts: linux/inet_diag.h (struct inet_diag_req_v2, struct inet_diag_msg), sock
 
 from __future__ import annotations
 
-import socket
 import struct
 
 import numpy as np
@@ -18,6 +17,7 @@ from ringfence.model.columns import TUPLE, Table
 from ringfence.model.protocols import TCP
 
 SOCK_DIAG_BY_FAMILY = 20
+AF_INET, AF_INET6 = 2, 10
 ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 1, 4, 5, 8, 9, 10, 11
 """States of TCP sockets (net/tcp_states.h) that are asked for: those of connections, and listeners."""
 ASKED = sum(1 << s for s in (ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING))
@@ -83,10 +83,10 @@ def sockets(data: bytes) -> Table:
         return np.zeros(0, SOCKET)
     flat = np.frombuffer(data, np.uint8)
     found = flat[starts[:, None] + np.arange(_MESSAGE.itemsize)].reshape(-1).view(_MESSAGE)
-    known = np.isin(found["family"], (socket.AF_INET, socket.AF_INET6))
+    known = np.isin(found["family"], (AF_INET, AF_INET6))
     starts, found = starts[known], found[known]
     rows = np.zeros(len(found), SOCKET)
-    v4 = found["family"] == socket.AF_INET
+    v4 = found["family"] == AF_INET
     for name, field in (("local", "src"), ("remote", "dst")):
         words = found[field].astype(np.uint64)
         rows[name + "_hi"] = np.where(v4, 0, words[:, 0] << np.uint64(32) | words[:, 1])

@@ -1,0 +1,199 @@
+"""Processes at both ends, asked of the real kernel: who connects, listens and sends, by TCP and UDP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ringfence.model.addresses import pack
+from ringfence.model.protocols import TCP, UDP
+
+NEAR, FAR = "10.77.0.1", "10.77.0.2"
+
+
+@pytest.fixture
+def capture(lan: Any) -> Any:
+    one = lan.capture(processes=True)
+    if any("not named" in note for note in one.notes):
+        pytest.skip("this kernel does not let processes be named")
+    one.processes()
+    return one
+
+
+def holders(heard: Any, port: int, protocol: int) -> list[tuple[str, int]]:
+    """(address or `any`, pid) of ends with this port."""
+    rows = heard.ends[(heard.ends["port"] == port) & (heard.ends["protocol"] == protocol)]
+    found = []
+    for row in rows:
+        at = "any" if not row["hi"] and not row["lo"] else str(row["lo"] & 0xFF)
+        found.append((at, heard.infos[row["process"]].pid))
+    return found
+
+
+def spoke(heard: Any, port: int) -> list[tuple[int, int, int]]:
+    """(protocol, port of the other end, pid) of conversations whose named end has this port."""
+    rows = heard.opened[heard.opened["consumer_port"] == port]
+    return [
+        (int(row["protocol"]), int(row["provider_port"]), heard.infos[row["process"]].pid) for row in rows
+    ]
+
+
+def test_a_connected_udp_socket_names_its_process(lan: Any, capture: Any) -> None:
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((FAR, 5300))
+        one.send(b"x")
+        port = one.getsockname()[1]
+    assert spoke(capture.processes(), port) == [(UDP, 5300, os.getpid())]
+
+
+def test_an_unconnected_udp_socket_names_its_process(lan: Any, capture: Any) -> None:
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.sendto(b"x", (FAR, 5300))
+        one.sendto(b"x", (FAR, 5301))
+        port = one.getsockname()[1]
+    heard = capture.processes()
+    assert holders(heard, port, UDP) == [("any", os.getpid())]
+    assert holders(capture.processes(), port, UDP) == [("any", os.getpid())]
+
+
+@pytest.mark.parametrize("kind", ["connected", "unconnected"])
+def test_udp_over_ipv6_names_its_process(lan: Any, capture: Any, kind: str) -> None:
+    with lan.open(lan.near, socket.AF_INET6, socket.SOCK_DGRAM) as one:
+        if kind == "connected":
+            one.connect(("fd77::2", 5300))
+            one.send(b"x")
+        else:
+            one.bind(("fd77::1", 0))
+            one.sendto(b"x", ("fd77::2", 5300))
+        port = one.getsockname()[1]
+    heard = capture.processes()
+    if kind == "connected":
+        assert spoke(heard, port) == [(UDP, 5300, os.getpid())]
+        (row,) = heard.opened[heard.opened["consumer_port"] == port]
+        assert (row["consumer_hi"], row["consumer_lo"]) == pack("fd77::1")
+    else:
+        assert holders(heard, port, UDP) == [("1", os.getpid())]
+
+
+def test_a_listener_names_its_process_until_it_closes(lan: Any, capture: Any) -> None:
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as one:
+        one.bind((NEAR, 5003))
+        one.listen()
+        assert holders(capture.processes(), 5003, TCP) == [("1", os.getpid())]
+        assert holders(capture.processes(), 5003, TCP) == [("1", os.getpid())]
+        with lan.open(lan.far, socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.connect((NEAR, 5003))
+            one.accept()[0].close()
+        assert holders(capture.processes(), 5003, TCP) == [("1", os.getpid())]
+    # What it accepted until then is told with what comes last.
+    assert holders(capture.processes(), 5003, TCP) == [("1", os.getpid())]
+    assert holders(capture.processes(), 5003, TCP) == []
+
+
+def test_a_listener_that_is_opened_again_is_not_lost(lan: Any, capture: Any) -> None:
+    """As a server that restarts: the first one's end must not take the second one's name away."""
+    for _ in range(3):
+        with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("0.0.0.0", 5004))
+            one.listen()
+    with lan.open(lan.near, socket.AF_INET6, socket.SOCK_STREAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("::", 5004))
+        one.listen()
+        for _ in range(3):
+            assert holders(capture.processes(), 5004, TCP) == [("any", os.getpid())]
+
+
+def test_other_namespaces_are_not_told(lan: Any, capture: Any) -> None:
+    with lan.open(lan.far, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.sendto(b"x", (NEAR, 5300))
+        port = one.getsockname()[1]
+    heard = capture.processes()
+    assert holders(heard, port, UDP) == []
+    assert spoke(heard, port) == []
+
+
+def test_sockets_that_are_no_udp_are_left_alone(lan: Any, capture: Any) -> None:
+    one, other = socket.socketpair()
+    with one, other, lan.open(lan.near, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        one.send(b"x")
+        raw.sendto(b"\x08\0\xf7\xff\0\0\0\0", (FAR, 0))
+    heard = capture.processes()
+    assert len(heard.ends) == 0
+    assert len(heard.opened) == 0
+
+
+class Short(NamedTuple):
+    """A process that sent once and ended before anybody looked."""
+
+    pid: int
+    container: str
+    parent: int
+
+
+@contextlib.contextmanager
+def in_container(root: Path) -> Iterator[tuple[Path, str]]:
+    """A cgroup as containerd with the systemd driver makes it."""
+    uid, container = str(uuid.uuid4()), uuid.uuid4().hex * 2
+    folder = root / f"h4-{os.getpid()}.slice" / f"kubepods-pod{uid.replace('-', '_')}.slice"
+    folder /= f"cri-containerd-{container}.scope"
+    folder.mkdir(parents=True)
+    try:
+        yield folder, container
+    finally:
+        for each in (folder, folder.parent, folder.parent.parent):
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+def test_a_process_that_ended_has_its_container_and_parent(lan: Any, capture: Any) -> None:
+    roots = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+    root = next((path for path in roots if (path / "cgroup.procs").exists()), None)
+    if root is None:
+        pytest.skip("no cgroup v2 tree here")
+    program = (
+        "import os, socket, sys;"
+        "open(sys.argv[1] + '/cgroup.procs', 'w').write('0');"
+        "one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        f"one.sendto(b'x', ('{FAR}', 5300)); print(os.getpid(), one.getsockname()[1])"
+    )
+    with in_container(root) as (folder, container):
+        done = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{lan.near}", sys.executable, "-c", program, str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pid, port = map(int, done.stdout.split())
+        heard = capture.processes()
+    (row,) = heard.ends[heard.ends["port"] == port]
+    info = heard.infos[row["process"]]
+    assert (info.pid, info.container, info.exe) == (pid, container, None)
+    assert (info.parent_pid, info.parent) == (os.getpid(), Path("/proc/self/comm").read_text().strip())
+
+
+def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
+    """Each send passes the kernel's program; only the first, and one in 30 s, reaches user space."""
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((FAR, 5300))
+        for _ in range(100):
+            with contextlib.suppress(ConnectionRefusedError):
+                one.send(b"x")
+        port = one.getsockname()[1]
+        assert len(spoke(capture.processes(), port)) == 1
+        with contextlib.suppress(ConnectionRefusedError):
+            one.send(b"x")
+        assert spoke(capture.processes(), port) == []
+        one.connect((FAR, 5301))
+        one.send(b"x")
+        assert spoke(capture.processes(), port) == [(UDP, 5301, os.getpid())]
