@@ -123,7 +123,11 @@ def run(home: Home, folder: Path, rate: int, seconds: int) -> tuple[list[float],
         url = (folder / "server" / "ready").read_text().strip()
         flags = ("--server", url, "--cluster", "bench", "--kubeconfig", str(home.kubeconfig))
         stack.start(
-            "connector", "connector", *flags, "--server-token-file", str(folder / "server" / "connector.token")
+            "connector",
+            "connector",
+            *flags,
+            "--server-token-file",
+            str(folder / "server" / "connector.token"),
         )
         api.namespace("bench")
         for number in range(PODS):

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,17 @@ def lan(tmp_path: Path) -> Iterator[Lan]:
 def shell() -> Callable[[str], str]:
     """Run a shell command."""
     return sh
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Ask again until it holds; fail after a while."""
+
+    def ask(question: Callable[[], Any]) -> None:
+        for _ in range(500):
+            if question():
+                return
+            time.sleep(0.02)
+        pytest.fail("never came true")
+
+    return ask

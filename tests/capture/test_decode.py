@@ -217,7 +217,7 @@ def test_which_interfaces_are_taps() -> None:
         Link(11, "bond0", "bond"),
         Link(12, "kube-ipvs0", "dummy"),
         Link(13, "inner", "veth"),
-        Link(14, "eth0.100", "vlan"),
+        Link(14, "eth0.100", "vlan", peer=2),
     )
     assert places(*links, pods={0: "uid-a"}, uplinks=(6, 14)) == [
         "eth0:node:",

@@ -125,7 +125,7 @@ def filters(lan: Any, way: str = "ingress") -> str:
 
 def test_a_clean_stop_leaves_nothing(lan: Any, tmp_path: Path) -> None:
     before = qdiscs(lan)
-    capture = lan.capture()
+    capture = lan.capture(path="clsact")
     assert "ringfence" in filters(lan)
     capture.stop()
     assert qdiscs(lan) == before
@@ -140,7 +140,7 @@ def test_other_peoples_filters_survive(lan: Any) -> None:
     tc("qdisc add dev near clsact")
     tc("filter add dev near ingress pref 7 protocol ip bpf bytecode '1,6 0 0 0' flowid 1:1")
     before = filters(lan)
-    capture = lan.capture()
+    capture = lan.capture(path="clsact")
     shown = filters(lan)
     assert shown.index("ringfence") < shown.index("pref 7"), "ours goes first"
     capture.stop()
@@ -221,20 +221,6 @@ def test_a_drain_names_the_pod_of_what_it_reads(lan: Any) -> None:
         assert capture.drain().taps[0].pod == uid
 
 
-@pytest.fixture
-def eventually() -> Callable[..., None]:
-    """Ask again until it holds; fail after a while."""
-
-    def ask(question: Callable[[], Any]) -> None:
-        for _ in range(500):
-            if question():
-                return
-            time.sleep(0.02)
-        pytest.fail("never came true")
-
-    return ask
-
-
 def test_translations_hints_and_openers(lan: Any) -> None:
     nat = "iptables -t nat -A OUTPUT -d 10.99.0.9 -p tcp --dport 80 -j DNAT --to 10.77.0.2:5003"
     route = f"ip -n {lan.near} route add 10.99.0.0/16 via 10.77.0.2"
@@ -264,7 +250,7 @@ def test_translations_hints_and_openers(lan: Any) -> None:
 
 
 def test_one_capture_at_a_time(lan: Any) -> None:
-    capture = lan.capture()
+    capture = lan.capture(path="clsact")
     with pytest.raises(Problem, match="already captured"):
         lan.capture()
     assert "ringfence" in filters(lan), "the first goes on"
@@ -273,11 +259,11 @@ def test_one_capture_at_a_time(lan: Any) -> None:
 
 def test_filters_of_a_life_whose_pins_are_lost_are_replaced(lan: Any) -> None:
     before = qdiscs(lan)
-    first = lan.capture()
+    first = lan.capture(path="clsact")
     first.stop(keep=True)
     pins = lan.folder / "pins"
     subprocess.run(["umount", str(pins)], check=True)
-    second = lan.capture()
+    second = lan.capture(path="clsact")
     assert filters(lan).count("ringfence") == 1
     second.stop()
     assert qdiscs(lan) == before

@@ -24,10 +24,17 @@ from ringfence.model.problems import Problem
 
 # bpf(2) commands (linux/bpf.h, enum bpf_cmd).
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
-OBJ_PIN, OBJ_GET, PROG_TEST_RUN, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN = 6, 7, 10, 15, 17
-LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, DELETE_BATCH = 24, 25, 27
+PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN, PROG_GET_FD, OBJ_GET_INFO = 5, 6, 7, 10, 13, 15
+PROG_QUERY, RAW_TRACEPOINT_OPEN = 16, 17
+LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, DELETE_BATCH, LINK_CREATE, LINK_DETACH = 24, 25, 27, 28, 34
 
-ARRAY, ARRAY_OF_MAPS = 2, 12
+ARRAY, PROG_ARRAY, ARRAY_OF_MAPS = 2, 3, 12
+SCHED_CLS = 3
+"""Program type (enum bpf_prog_type)."""
+TCX_INGRESS, TCX_EGRESS = 46, 47
+"""Attach types (enum bpf_attach_type), since 6.6."""
+BEFORE = 1 << 3
+"""BPF_F_BEFORE: with no relative, the head of the chain."""
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64": 280}
 _BATCH_OCTETS = 4 << 20
@@ -79,6 +86,52 @@ class _MapAttr(ctypes.Structure):
 
 class _InfoAttr(ctypes.Structure):
     _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _ProgramAttr(ctypes.Structure):
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+    )
+
+
+class _LinkAttr(ctypes.Structure):
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target_ifindex", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("relative_fd", ctypes.c_uint32),
+        ("expected_revision", ctypes.c_uint64),
+    )
+
+
+class _QueryAttr(ctypes.Structure):
+    _fields_ = (
+        ("target_ifindex", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("query_flags", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("prog_ids", ctypes.c_uint64),
+        ("count", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+        ("prog_attach_flags", ctypes.c_uint64),
+        ("link_ids", ctypes.c_uint64),
+        ("link_attach_flags", ctypes.c_uint64),
+        ("revision", ctypes.c_uint64),
+    )
+
+
+class _NumberAttr(ctypes.Structure):
+    _fields_ = (("number", ctypes.c_uint32), ("next", ctypes.c_uint32), ("open_flags", ctypes.c_uint32))
 
 
 class _TracepointAttr(ctypes.Structure):
@@ -153,6 +206,65 @@ def program_tag(fd: int) -> tuple[int, int]:
     info = ctypes.create_string_buffer(256)
     call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
     return int.from_bytes(info.raw[4:8], "little"), int.from_bytes(info.raw[8:16], "little")
+
+
+def load_program(instructions: bytes, name: str) -> int:
+    """Load a tc program of a few instructions (8 octets each, linux/bpf.h); its descriptor."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_ = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    attr = _ProgramAttr(SCHED_CLS, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_))
+    attr.prog_name = name.encode()
+    return call(PROG_LOAD, attr)
+
+
+def program_name(number: int) -> str:
+    """The name of the program with this id; empty when it is gone."""
+    info = ctypes.create_string_buffer(256)
+    try:
+        fd = call(PROG_GET_FD, _NumberAttr(number))
+    except OSError:
+        return ""
+    try:
+        call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
+    finally:
+        os.close(fd)
+    return info.raw[64:80].split(b"\0", 1)[0].decode(errors="replace")
+
+
+def attach_first(program: int, ifindex: int, kind: int) -> int:
+    """A tcx link at the head of an interface's chain, for as long as it is open or pinned.
+
+    The interface is looked up in the namespace of the thread that calls this.
+    """
+    return call(LINK_CREATE, _LinkAttr(program, ifindex, kind, BEFORE, 0, 0))
+
+
+def detach_link(fd: int) -> None:
+    """Take a link off its interface at once; closing or unpinning the last of it would do so some time later."""
+    with contextlib.suppress(OSError):  # its interface is gone, and the link with it
+        call(LINK_DETACH, _NumberAttr(fd))
+
+
+def link_target(fd: int) -> tuple[int, int, int]:
+    """`(program id, ifindex, attach type)` of a tcx link; ifindex is 0 once its interface is gone."""
+    info = ctypes.create_string_buffer(64)
+    call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
+    words = np.frombuffer(info.raw, "<u4")
+    return int(words[2]), int(words[4]), int(words[5])
+
+
+def chain(ifindex: int, kind: int) -> list[int] | None:
+    """Ids of the programs on an interface's tcx chain, first first; None where the kernel has no tcx.
+
+    The interface is looked up in the namespace of the thread that calls this.
+    """
+    numbers = np.zeros(64, "<u4")
+    attr = _QueryAttr(ifindex, kind, prog_ids=numbers.ctypes.data, count=len(numbers))
+    try:
+        call(PROG_QUERY, attr)
+    except OSError as error:
+        return [] if error.errno in (errno.ENOENT, errno.ENODEV) else None
+    return [int(number) for number in numbers[: attr.count]]
 
 
 def open_tracepoint(program: int, name: str) -> int:

@@ -9,16 +9,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from ringfence.capture import netlink, pins
+from ringfence.capture import netlink, paths, pins
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
 from ringfence.capture.process import NOBODY, Heard, Openers
 from ringfence.capture.sockets import Accepted
-from ringfence.capture.taps import View, look, namespace_inode
+from ringfence.capture.taps import Insides, View, look, namespace_inode
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
-from ringfence.model.problems import Problem
 
 RESCAN = 60.0
 """Seconds between full looks when no event asks for one."""
@@ -49,6 +48,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns (fnmatch) of interfaces to tap although the rules would not."""
     exclude: tuple[str, ...] = ()
     """Patterns of interfaces never to tap."""
+    path: str = "auto"
+    """How packets are met: `tcx` (6.6 and later), `clsact`; `auto` takes the first that the machine allows."""
     processes: bool = True
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
 
@@ -92,10 +93,6 @@ class Capture:
 
         Raises Problem when a privilege, a kernel feature or the object is missing.
         """
-        if os.geteuid() != 0 and not _capable():
-            raise Problem(
-                "no privilege to capture", "this process", "run as root, or with CAP_BPF and CAP_NET_ADMIN"
-            )
         self._notes = ["host-network conversations of this node with itself go over lo and are not seen"]
         # What a crashed process left must survive a start that fails, e.g. for want of a compiler.
         heir = pins.exist(Path(self.settings.pin_dir))
@@ -108,6 +105,9 @@ class Capture:
     def _start(self) -> None:
         settings = self.settings
         self._open_sockets()
+        path, note = paths.choose(settings.path, settings.netns)
+        self._notes.append(note)
+        self._insides = Insides(settings.netns)
         folder = pins.prepare(Path(settings.pin_dir))
         self._lock = pins.lock(folder)
         self._folder = folder
@@ -115,7 +115,12 @@ class Capture:
             self._folder, Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
         )
         self._counters.open()
-        self._attached = Attached(self._route, self._counters)
+        self._attached = Attached(
+            self._counters,
+            paths.hooks(self._route, folder, self._counters.program, path, settings.netns),
+            path,
+            settings.netns,
+        )
         self._attached.adopt()
         self._rescan()
         self._conntrack.start()
@@ -153,7 +158,10 @@ class Capture:
         if self._looking_up and now >= self._next_openers:
             self._next_openers = now + _OPENERS
             self._openers.collect(self._listened())
-        if not self._events.drained() and now < self._next_look:
+        changed = self._events.drained()
+        if now >= self._next_look:
+            self._insides.forget()
+        elif not changed:
             return False
         return self._rescan()
 
@@ -170,10 +178,17 @@ class Capture:
     def _look(self) -> tuple[bool, tuple[int, ...]]:
         """Attach to what is there now. Whether anything changed, and interfaces whose pod is not known."""
         settings = self.settings
-        view = look(self._route, self._own_inode, settings.include, settings.exclude)
+        view = look(
+            self._route,
+            self._own_inode,
+            settings.include,
+            settings.exclude,
+            insides=self._insides,
+            netns=settings.netns,
+        )
         before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
         self._view: View = view
-        self._untapped = self._attached.apply(view.choices)
+        self._untapped = [*view.notes, *self._attached.apply(view.choices)]
         unknown = tuple(c.ifindex for c in view.choices if c.at == "pod" and c.pod is None)
         return before != (self._attached.taps, view.addresses), unknown
 
@@ -253,6 +268,8 @@ class Capture:
             self._openers.stop()
         if not keep and hasattr(self, "_attached"):
             self._attached.remove_all()
+        if hasattr(self, "_attached"):
+            self._attached.close()
         if self._counters is not None:
             self._counters.close()
             self._counters = None
@@ -269,12 +286,3 @@ def _closed(fd: int) -> int:
     if fd >= 0:
         os.close(fd)
     return -1
-
-
-def _capable() -> bool:
-    """Whether the effective set holds CAP_NET_ADMIN (12) and CAP_BPF (39) (capabilities(7))."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            held = int(line.split()[1], 16)
-            return bool(held >> 12 & 1 and held >> 39 & 1)
-    return False

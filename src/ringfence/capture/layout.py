@@ -83,7 +83,9 @@ TAP_RECORD = np.dtype(
         ("at", "S7"),
         ("interface", "S16"),
         ("pod", "S64"),
-        ("pad", "V36"),
+        ("netns", "<u8"),  # inode of the pod's namespace it is in, 0 for the node's
+        ("path", "S8"),
+        ("pad", "V20"),
     ]
 )
 """What the `taps` map holds for each tap id: enough for an heir to name counts of an interface that went."""

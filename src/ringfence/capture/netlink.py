@@ -46,6 +46,17 @@ def inside(netns: str | None, action: Callable[[], _Result]) -> _Result:
     """
     if netns is None:
         return action()
+    try:
+        return entered(netns, action)
+    except OSError as error:
+        fix = "check that it exists, and run as root or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+        raise Problem("network namespace cannot be entered", f"{netns}: {error.strerror}", fix) from None
+
+
+def entered(netns: str | None, action: Callable[[], _Result]) -> _Result:
+    """As `inside`, but what fails raises the kernel's OSError: a pod may end at any moment."""
+    if netns is None:
+        return action()
     outcome: list[_Result] = []
     failure: list[BaseException] = []
 
@@ -64,9 +75,6 @@ def inside(netns: str | None, action: Callable[[], _Result]) -> _Result:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    if failure and isinstance(failure[0], OSError):
-        fix = "check that it exists, and run as root or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
-        raise Problem("network namespace cannot be entered", f"{netns}: {failure[0].strerror}", fix)
     if failure:
         raise failure[0]
     return outcome[0]
@@ -191,8 +199,17 @@ def _multipath(value: memoryview) -> set[int]:
 
 def namespace_id(netlink: Netlink, pid: int) -> int | None:
     """The id by which this namespace knows the namespace of a process (rtnetlink RTM_GETNSID), or None."""
+    return _nsid(netlink, attribute(2, struct.pack("=I", pid)))
+
+
+def namespace_id_of(netlink: Netlink, fd: int) -> int | None:
+    """The same of an open namespace."""
+    return _nsid(netlink, attribute(3, struct.pack("=I", fd)))
+
+
+def _nsid(netlink: Netlink, which: bytes) -> int | None:
     try:
-        answer = netlink.request(GETNSID, 0, struct.pack("=B3x", 0) + attribute(2, struct.pack("=I", pid)))
+        answer = netlink.request(GETNSID, 0, struct.pack("=B3x", 0) + which)
     except OSError:
         return None  # the process is gone
     for _, body in answer:
@@ -252,6 +269,23 @@ def delete_filter(netlink: Netlink, ifindex: int, parent: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
             raise
+
+
+def foreign_programs(netlink: Netlink, ifindex: int) -> bool:
+    """Whether somebody else's eBPF filter is at this interface's clsact ingress. Ours are called `ringfence...`."""
+    try:
+        answer = netlink.request(GETFILTER, NLM_DUMP, _tc(ifindex, 0, INGRESS))
+    except OSError:
+        return False  # no such interface, or no clsact
+    for _, body in answer:
+        values = dict(attributes(body, 20))
+        if struct.unpack_from("=I", body, 8)[0] == 0 or bytes(values.get(1, b"")) != b"bpf\0":
+            continue
+        options = dict(attributes(values.get(2, memoryview(b""))))
+        name = bytes(options.get(7, b""))
+        if 11 in options and not name.startswith(FILTER_NAME.encode()):  # TCA_BPF_ID: eBPF, not classic
+            return True
+    return False
 
 
 def our_filter(netlink: Netlink, ifindex: int, parent: int) -> tuple[int, int] | None:

@@ -3,20 +3,23 @@
 Pods are found without entering their namespaces: the cgroups in /proc say which process is a pod's, and the
 kernel says by which id this namespace knows that process' namespace (RTM_GETNSID), which is what a veth
 shows of its other end (IFLA_LINK_NETNSID).
+
+Interfaces without a host end (macvlan, ipvlan, hardware given to a pod) can be listed from within only: a thread that
+then ends opens a socket there, and the socket is closed at once, since it would keep a namespace whose pod ended.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from ringfence.capture import netlink
+from ringfence.capture import bpf, netlink
 from ringfence.capture.decode.cgroups import pod_uid
-from ringfence.capture.decode.links import Choice, Link, choose
+from ringfence.capture.decode.links import PAIRS, Choice, Link, choose, choose_inside
 
 
 class View(msgspec.Struct, frozen=True):
@@ -27,6 +30,75 @@ class View(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     namespaces: dict[int, str]
     """Inode of a pod's network namespace to the pod's UID."""
+    notes: tuple[str, ...] = ()
+    """What cannot be seen, in words."""
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod's network namespace, by one process in it. `nsid` is the id this namespace knows it by, if any."""
+
+    uid: str
+    pid: int
+    inode: int
+    nsid: int | None
+
+    @property
+    def path(self) -> str:
+        """Opens the namespace."""
+        return f"/proc/{self.pid}/ns/net"
+
+
+class Inside(msgspec.Struct, frozen=True):
+    """The interfaces of a pod's namespace, and the id by which it knows the node's."""
+
+    links: tuple[Link, ...]
+    node: int | None
+
+
+_NOTHING = Inside((), None)
+
+
+class Insides:
+    """Interfaces of pods' namespaces. Kept between looks, for a pod's network is made before its first process;
+    `forget` makes the next look ask again. Once entering is refused it is not tried again."""
+
+    def __init__(self, netns: str | None) -> None:
+        """`netns` is the path of the node's own namespace, None for this process'."""
+        self._node = netns or "/proc/self/ns/net"
+        self._known: dict[int, Inside] = {}
+        self.refused: str | None = None
+
+    def of(self, pod: Pod) -> Inside:
+        """Every interface of the pod's namespace; none when it cannot be entered."""
+        if self.refused is None and pod.inode not in self._known:
+            try:
+                self._known[pod.inode] = self._look(pod)
+            except PermissionError as error:
+                self.refused = error.strerror
+            except OSError:
+                return _NOTHING  # the process ended
+        return self._known.get(pod.inode, _NOTHING)
+
+    def forget(self) -> None:
+        """Ask again."""
+        self._known.clear()
+
+    def _look(self, pod: Pod) -> Inside:
+        node = os.open(self._node, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return netlink.entered(pod.path, lambda: _listed(node))
+        finally:
+            os.close(node)
+
+
+def _listed(node: int) -> Inside:
+    route = netlink.Netlink()
+    try:
+        # Listing is what makes the kernel give an id to the namespace that a link leads to.
+        links = tuple(netlink.links(route))
+        return Inside(links, netlink.namespace_id_of(route, node))
+    finally:
+        route.close()
 
 
 def look(
@@ -35,24 +107,93 @@ def look(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     proc: Path = Path("/proc"),
+    insides: Insides | None = None,
+    netns: str | None = None,
 ) -> View:
-    """A full look: some milliseconds and a walk through /proc. Call on events, not on a clock."""
+    """A full look: some milliseconds and a walk through /proc. Call on events, not on a clock.
+
+    Without `insides` no pod's namespace is entered. `netns` is the path of the namespace of `socket_`.
+    """
     # Links go first: listing them is what makes the kernel give ids to the namespaces behind veths.
     links = netlink.links(socket_)
-    namespaces: dict[int, str] = {}
-    pods: dict[int, str] = {}
-    for pid, inode, uid in pod_processes(proc):
-        if inode == own_inode or inode in namespaces:
-            continue
-        nsid = netlink.namespace_id(socket_, pid)
-        if nsid is not None:
-            namespaces[inode] = uid
-            pods[nsid] = uid
+    pods = pods_of(socket_, own_inode, proc)
     addresses = netlink.addresses(socket_)
     uplinks = netlink.gateways(socket_) | _subnets(addresses)
-    chosen = choose(links, pods, uplinks, include, exclude)
+    by_nsid = {pod.nsid: pod.uid for pod in pods if pod.nsid is not None}
+    chosen = choose(links, by_nsid, uplinks, include, exclude)
+    notes: tuple[str, ...] = ()
+    if insides is not None:
+        chosen, notes = _with_insides(chosen, links, pods, insides, exclude, bypassed(socket_, links, netns))
     loopback = {one.ifindex for one in links if one.loopback}
-    return View(tuple(chosen), tuple(links), _texts(addresses, loopback), namespaces)
+    here = {choice.netns for choice in chosen}
+    # A pod that nothing joins to this namespace is another node's, in a lab of many nodes on one machine.
+    namespaces = {pod.inode: pod.uid for pod in pods if pod.nsid is not None or pod.inode in here}
+    return View(tuple(chosen), tuple(links), _texts(addresses, loopback), namespaces, notes)
+
+
+def pods_of(socket_: netlink.Netlink, own_inode: int, proc: Path) -> list[Pod]:
+    """Each network namespace that a pod's process is in, but this one: host-network pods are the node."""
+    found: dict[int, Pod] = {}
+    for pid, inode, uid in pod_processes(proc):
+        if inode != own_inode and inode not in found:
+            found[inode] = Pod(uid, pid, inode, netlink.namespace_id(socket_, pid))
+    return list(found.values())
+
+
+def bypassed(socket_: netlink.Netlink, links: Iterable[Link], netns: str | None) -> set[int]:
+    """Host ends that somebody's eBPF may hand packets past: netkit, and veths with a program that is not ours.
+
+    Cilium's and Calico's eBPF data planes redirect from the uplink straight into the pod
+    (bpf_redirect_peer), so what is sent to the pod never leaves through its host end.
+    """
+    ends = [one for one in links if one.kind in PAIRS and one.peer_nsid is not None]
+    chains = netlink.entered(netns, lambda: {e.ifindex: bpf.chain(e.ifindex, bpf.TCX_INGRESS) for e in ends})
+    names = {number: bpf.program_name(number) for chain in chains.values() for number in chain or ()}
+    return {
+        one.ifindex
+        for one in ends
+        if one.kind == "netkit"
+        # Ours are called so.
+        or any(not names[number].startswith("ringfence") for number in chains[one.ifindex] or ())
+        or netlink.foreign_programs(socket_, one.ifindex)
+    }
+
+
+def _with_insides(
+    chosen: list[Choice],
+    links: Iterable[Link],
+    pods: Iterable[Pod],
+    insides: Insides,
+    exclude: tuple[str, ...],
+    past: set[int],
+) -> tuple[list[Choice], tuple[str, ...]]:
+    """What is chosen with the interfaces of pods that no host end stands for, in place of those that are bypassed."""
+    ends: dict[int, dict[int, int]] = {}
+    for one in links:
+        if one.kind in PAIRS and one.peer_nsid is not None:
+            ends.setdefault(one.peer_nsid, {})[one.peer] = one.ifindex
+    added: list[Choice] = []
+    replaced: set[int] = set()
+    for pod in pods:
+        hosts = ends.get(pod.nsid, {}) if pod.nsid is not None else {}
+        inside = insides.of(pod)
+        standing = {number for number, host in hosts.items() if host not in past}
+        taps = choose_inside(inside.links, standing, inside.node, pod.uid, pod.inode, pod.path, exclude)
+        added += taps
+        replaced |= {hosts[tap.ifindex] for tap in taps if tap.ifindex in hosts}
+    notes = _notes(insides, past & {c.ifindex for c in chosen} - replaced)
+    return [choice for choice in chosen if choice.ifindex not in replaced] + added, notes
+
+
+def _notes(insides: Insides, past: set[int]) -> tuple[str, ...]:
+    if insides.refused is None:
+        return ()
+    notes = [
+        f"interfaces of pods without a host end (macvlan, ipvlan, hardware) are not seen: {insides.refused}"
+    ]
+    if past:
+        notes.append(f"{len(past)} pods are seen at a host end that eBPF may hand packets past")
+    return tuple(notes)
 
 
 def pod_processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, int, str]]:

@@ -1,0 +1,72 @@
+"""Which way packets are met, by what this machine allows, and in words what that way cannot see.
+
+tcx where the kernel has it, clsact else. What decides is tried and not
+read from a version: distributions carry features back, and containers take them away.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from ringfence.capture import bpf, netlink
+from ringfence.capture.hooks import Clsact, Hook, Tcx, has_tcx
+from ringfence.model.problems import Problem
+
+PATHS = ("tcx", "clsact")
+_RETURN = struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0)
+"""A tc program that lets everything pass."""
+
+NOTES = {
+    "tcx": "packets are met by tcx links, first in the chain",
+    "clsact": "packets are met by clsact filters: programs on a tcx chain see them first",
+}
+
+
+def choose(wanted: str, netns: str | None) -> tuple[str, str]:
+    """`(path, note)`. Raises Problem when what was asked for cannot be had, or nothing can."""
+    if wanted not in ("auto", *PATHS):
+        raise Problem("no such capture path", wanted, "give auto, tcx or clsact")
+    refused = _refused()
+    if refused:
+        fix = "run as root, or with CAP_BPF and CAP_NET_ADMIN"
+        raise Problem("no privilege to capture", f"this process: {refused}", fix)
+    tcx = has_tcx(netns)
+    if wanted == "tcx" and not tcx:
+        fix = "take path clsact or auto: tcx needs Linux 6.6 or later"
+        raise Problem("this kernel has no tcx", os.uname().release, fix)
+    path = "clsact" if wanted == "clsact" or not tcx else "tcx"
+    return path, NOTES[path]
+
+
+def hooks(
+    route: netlink.Netlink, folder: Path, program: int, path: str, netns: str | None
+) -> dict[str, Hook]:
+    """The ways to attach there are, so that what an earlier life attached by another way is found too."""
+    found: dict[str, Hook] = {"clsact": Clsact(route, program, chosen=path == "clsact")}
+    if path == "tcx" or has_tcx(netns):
+        found["tcx"] = Tcx(folder, program, chosen=path == "tcx")
+    return found
+
+
+CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 13, 21, 38, 39
+
+
+def held(capability: int) -> bool:
+    """Whether this process' effective set holds a capability (capabilities(7))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
+
+
+def _refused() -> str | None:
+    """Why this process may not load a tc program; None when it may."""
+    if not held(CAP_NET_ADMIN):
+        return "CAP_NET_ADMIN is missing"
+    try:
+        os.close(bpf.load_program(_RETURN, "ringfence_probe"))
+    except OSError as error:
+        return error.strerror or "bpf(2) failed"
+    return None
