@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.agent.step import Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
-from ringfence.flows.ends import OPENED
+from ringfence.flows.ends import END, OPENED, holder_of
 from ringfence.model.addresses import pack
 from ringfence.model.batches import Loss, ProcessInfo, TapInfo
 from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
@@ -248,3 +248,41 @@ def test_what_socket_tables_showed_counts_until_it_is_two_hours_old():
         direction = Direction.LISTENER if listener else Direction.GUESSED
         assert keep.sightings["direction"].tolist() == [direction], at
         assert keep.sightings["provider_port"].tolist() == [4000 if listener else 80]
+
+
+def test_a_silent_connection_of_before_names_both_ends_when_it_speaks():
+    """Socket tables were read at start; the first packet came much later."""
+    known = np.zeros(2, OPENED)
+    ends = (("10.244.1.5", 4000), ("10.96.0.1", 80))
+    for side, order in (("consumer", (0, 1)), ("provider", (1, 0))):
+        known[side + "_hi"], known[side + "_lo"] = zip(*(pack(ends[at][0]) for at in order), strict=True)
+        known[side + "_port"] = [ends[at][1] for at in order]
+    known["protocol"], known["process"], known["until"] = 6, (0, 1), 3_600 * SECOND
+    infos = (ProcessInfo("curl", 812), ProcessInfo("nginx", 7))
+    first = observed((10 * SECOND,), rows=counts()[:0], processes=known, infos=infos)
+    state, (keep, _) = step(start(), first)
+    assert keep.header.processes == ()
+    for at in range(11, 15):
+        state, _ = step(state, observed((at * SECOND,), generation=at, rows=counts()[:0]))
+    _, (keep, _) = step(state, observed((15 * SECOND,), generation=15))
+    (row,) = keep.sightings
+    assert keep.header.processes[row["process"] - 1].name == "curl"
+    assert keep.header.processes[row["provider_process"] - 1].name == "nginx"
+    state, _ = step(state, observed((3_700 * SECOND,), generation=16, rows=counts()[:0]))
+    _, (keep, _) = step(state, observed((3_701 * SECOND,), generation=17))
+    assert keep.header.processes == ()
+
+
+def test_who_listens_is_named_in_each_window():
+    from_far = counts()
+    from_far["src_port"], from_far["dst_port"], from_far["ingress"] = 80, 4000, 0
+    from_far["src_hi"], from_far["src_lo"] = pack("10.96.0.1")
+    from_far["dst_hi"], from_far["dst_lo"] = pack("10.244.1.5")
+    ends = np.zeros(1, END)
+    ends["who"], ends["port"], ends["protocol"] = holder_of("uid-1"), 4000, 6
+    state = start()
+    for at in (10, 11):
+        event = observed((at * SECOND,), generation=at, rows=from_far, infos=(ProcessInfo("nginx", 7),))
+        state, (keep, _) = step(state, event._replace(ends=ends))
+        assert [info.name for info in keep.header.processes] == ["nginx"]
+        assert keep.sightings["provider_process"].tolist() == [1]

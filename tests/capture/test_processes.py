@@ -197,3 +197,61 @@ def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
         one.connect((FAR, 5301))
         one.send(b"x")
         assert spoke(capture.processes(), port) == [(UDP, 5301, os.getpid())]
+
+
+HOLDER = """
+import os, socket, sys
+near, far = sys.argv[1:]
+listener = socket.create_server((near, 5005))
+client = socket.create_connection((far, 5005))
+talker, anybody = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+anybody.bind(("0.0.0.0", 5006))
+talker.connect((far, 5007))
+print(os.getpid(), client.getsockname()[1], talker.getsockname()[1], flush=True)
+accepted, _ = listener.accept()
+print("accepted", flush=True)
+sys.stdin.readline()
+for one in (listener, client, talker, anybody, accepted):
+    one.close()
+print("closed", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_who_held_sockets_before_the_capture_is_named(lan: Any) -> None:
+    """Listener, datagram sockets with and without a peer, and both ends of a connection; each until it is closed."""
+    command = ["nsenter", f"--net=/run/netns/{lan.near}", sys.executable, "-c", HOLDER, NEAR, FAR]
+    with lan.open(lan.far, socket.AF_INET, socket.SOCK_STREAM) as server, contextlib.ExitStack() as held:
+        server.bind((FAR, 5005))
+        server.listen()
+        child = held.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        held.callback(child.kill)
+        pid, client, talker = map(int, child.stdout.readline().split())
+        theirs = held.enter_context(lan.open(lan.far, socket.AF_INET, socket.SOCK_STREAM))
+        theirs.connect((NEAR, 5005))
+        assert child.stdout.readline() == "accepted\n"
+        port = theirs.getsockname()[1]
+        capture = lan.capture(processes=True)
+        heard = capture.processes()
+        if any("not named" in note for note in capture.notes):
+            pytest.skip("this kernel does not let processes be named")
+        assert holders(heard, 5005, TCP) == [("1", pid)]
+        assert holders(heard, 5006, UDP) == [("any", pid)]
+        assert spoke(heard, talker) == [(UDP, 5007, pid)]
+        assert spoke(heard, client) == [(TCP, 5005, pid)]
+        assert spoke(heard, 5005) == [(TCP, port, pid)]
+        info = heard.infos[heard.ends[heard.ends["port"] == 5006]["process"][0]]
+        assert (info.exe, info.parent_pid) == (os.readlink(f"/proc/{pid}/exe"), os.getpid())
+        rows = capture.accepted()
+        began = {
+            (int(row["consumer_port"]), int(row["provider_port"])) for row in rows if row["protocol"] == TCP
+        }
+        assert began == {(client, 5005), (port, 5005)}
+        child.stdin.write("close\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "closed\n"
+        capture._openers._look_again = 0.0
+        assert len(capture.processes().ends) == 2
+        assert len(capture.processes().ends) == 0

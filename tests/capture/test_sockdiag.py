@@ -17,10 +17,16 @@ import pytest
 
 from ringfence.capture import netlink
 from ringfence.capture.decode.sockdiag import (
+    CLOSE,
+    CLOSE_WAIT,
     ESTABLISHED,
+    FIN_WAIT2,
+    INFO,
     LISTEN,
     SOCK_DIAG_BY_FAMILY,
     SOCKET,
+    SYN_RECV,
+    SYN_SENT,
     V6_ONLY,
     accepted,
     request,
@@ -29,11 +35,12 @@ from ringfence.capture.decode.sockdiag import (
 from ringfence.capture.sockets import FAMILIES, NETLINK_SOCK_DIAG, Accepted, tables
 from ringfence.capture.taps import namespace_inode
 from ringfence.model.addresses import pack, unpack
+from ringfence.model.protocols import TCP, UDP
 
 CASES = 4_000
 
 
-def message(state, local, remote=("0.0.0.0", 0), only=None, family=None) -> bytes:
+def message(state, local, remote=("0.0.0.0", 0), only=None, family=None, info=b"") -> bytes:
     """One message as the kernel writes it (struct inet_diag_msg)."""
     family = family or (socket.AF_INET6 if ":" in local[0] else socket.AF_INET)
     body = struct.pack("=BBBB", family, state, 0, 0)
@@ -44,7 +51,19 @@ def message(state, local, remote=("0.0.0.0", 0), only=None, family=None) -> byte
     body += struct.pack("=III", 0, 1, 2) + struct.pack("=IIIII", 0, 0, 0, 1000, 77)
     if only is not None:
         body += struct.pack("=HHBxxx", 5, V6_ONLY, only)
+    if info:
+        body += struct.pack("=HH", 4 + len(info), INFO) + info
     return struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 0, 1, 0) + body
+
+
+def counters(acked, sent, retransmitted=0, unacked=0, size=280) -> bytes:
+    """A struct tcp_info with what tells who opened."""
+    info = bytearray(size)
+    struct.pack_into("=I", info, 24, unacked)
+    struct.pack_into("=Q", info, 120, acked)
+    if size >= 216:
+        struct.pack_into("=QQ", info, 200, sent, retransmitted)
+    return bytes(info)
 
 
 def opened(*parts: bytes) -> set[tuple[str, int, str, int]]:
@@ -85,6 +104,68 @@ def test_who_accepted_is_known_by_its_listener(listener: bytes, found: bool) -> 
 def test_the_connecting_end_proves_nothing() -> None:
     """Its own listener may have been closed since: FTP data, one-shot servers."""
     assert opened(message(ESTABLISHED, C, P), message(LISTEN, ("0.0.0.0", 80))) == set()
+
+
+BACK = ("10.1.1.1", 45000, "10.1.1.2", 1500)
+
+
+@pytest.mark.parametrize(
+    ("state", "info", "found"),
+    [
+        (ESTABLISHED, counters(1, 0), {BACK}),
+        (ESTABLISHED, counters(0, 0), {CONNECTION}),
+        (ESTABLISHED, counters(5001, 5100, retransmitted=100), {BACK}),
+        (CLOSE_WAIT, counters(5000, 5100, retransmitted=100), {CONNECTION}),
+        (ESTABLISHED, counters(5001, 5000, unacked=1), set()),  # something is under way
+        (
+            ESTABLISHED,
+            counters(5007, 5000),
+            set(),
+        ),  # restored from a checkpoint: the counters are not the socket's
+        (FIN_WAIT2, counters(1, 0), set()),  # a FIN counts as a SYN does
+        (ESTABLISHED, counters(1, 0, size=200), set()),  # before 4.19
+        (SYN_SENT, b"", {BACK}),
+        (SYN_RECV, b"", {CONNECTION}),
+    ],
+)
+def test_what_tcp_counted_tells_who_opened(state, info, found) -> None:
+    assert opened(message(state, P, C, info=info)) == found
+
+
+def test_counters_know_better_than_a_listener() -> None:
+    """Peer-to-peer programs connect from the port they listen on."""
+    listener = message(LISTEN, ("0.0.0.0", 45000))
+    assert opened(message(ESTABLISHED, P, C, info=counters(1, 0)), listener) == {BACK}
+    assert opened(message(ESTABLISHED, P, C, info=counters(1, 0, unacked=1)), listener) == {CONNECTION}
+
+
+def test_a_udp_socket_made_for_one_peer_is_the_providers() -> None:
+    beside = sockets(message(ESTABLISHED, P, C) + message(CLOSE, ("0.0.0.0", 45000)), UDP)
+    (row,) = accepted(beside)
+    assert (pair(row, "consumer", "provider"), row["protocol"]) == (CONNECTION, UDP)
+    assert len(accepted(sockets(message(ESTABLISHED, P, C), UDP))) == 0
+    tcp = sockets(message(LISTEN, ("0.0.0.0", 45000)))
+    assert len(accepted(np.concatenate([sockets(message(ESTABLISHED, P, C), UDP), tcp]))) == 0
+
+
+def test_a_real_connection_whose_listener_is_gone_has_its_direction() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        one, _ = server.accept()
+    with client, one:
+        mine = {("127.0.0.1", client.getsockname()[1], "127.0.0.1", port)}
+        # A few octets each way, and more than one segment.
+        for end, other, size in ((client, one, 100_000), (one, client, 7)):
+            end.sendall(bytes(size))
+            while size:
+                size -= len(other.recv(size))
+        for _ in range(200):
+            told = {pair(row, "consumer", "provider") for row in accepted(tables())}
+            if mine <= told:
+                break
+        assert mine <= told
+        assert not {(one[2], one[3], one[0], one[1]) for one in mine} & told
 
 
 def test_ipv6_and_mapped_addresses() -> None:
@@ -141,7 +222,7 @@ def test_the_table_is_the_one_that_ss_prints() -> None:
         printed = subprocess.run(
             ["ss", "-tnH", "state", "established"], capture_output=True, text=True, check=True
         ).stdout
-    ours = as_texts(table[table["state"] == ESTABLISHED])
+    ours = as_texts(table[(table["state"] == ESTABLISHED) & (table["protocol"] == TCP)])
     theirs = set()
     for line in printed.splitlines():
         ends = [re.sub(r"%\w+", "", word) for word in line.split() if re.search(r":\d+$", word)][:2]

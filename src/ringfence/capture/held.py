@@ -61,6 +61,21 @@ class Held:
         self.add(rows[~closed], infos)
         self._close(rows[closed])
 
+    def found(
+        self, netns: int, table: Table, infos: Sequence[ProcessInfo], index: NDArray[np.uint32], at: int
+    ) -> None:
+        """Sockets without a peer in a namespace's tables (`decode.sockdiag.SOCKET`): held until `let_go`."""
+        rows = np.zeros(len(table), _ROW)
+        rows["netns"], rows["at"], rows["until"] = netns, at, FOREVER
+        rows["hi"], rows["lo"], rows["port"] = table["local_hi"], table["local_lo"], table["local_port"]
+        rows["protocol"], rows["socket"], rows["process"] = table["protocol"], table["inode"], index
+        self.add(rows, infos)
+
+    def let_go(self, sockets: Sequence[int], at: int) -> None:
+        """These sockets, of tables, are gone: they are told once more, and then forgotten."""
+        gone = np.isin(self._rows["socket"], np.array(sockets, np.uint64)) & (self._rows["until"] == FOREVER)
+        self._rows["until"][gone] = at
+
     def add(self, rows: Table, infos: Sequence[ProcessInfo]) -> None:
         """Ends held by `infos` (index `process`)."""
         rows = rows[rows["port"] != 0]

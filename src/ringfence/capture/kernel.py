@@ -85,6 +85,7 @@ class Capture:
         self._counters: Counters | None = None
         self._lock = -1
         self._accepted = Accepted(settings.netns)
+        self._openers = Openers(settings.processes)
         self._next_openers = 0.0
         self._looking_up = True
 
@@ -122,10 +123,10 @@ class Capture:
             settings.netns,
         )
         self._attached.adopt()
+        # Before the socket tables are read: what is opened meanwhile is in one of both.
+        self._notes += self._openers.start()
         self._rescan()
         self._conntrack.start()
-        self._openers = Openers(settings.processes)
-        self._notes += self._openers.start()
         self._notes += self._conntrack.notes + self._counters.notes
 
     def _open_sockets(self) -> None:
@@ -173,6 +174,9 @@ class Capture:
         changed, unknown = self._look()
         self._plan_next_look(unknown)
         self._accepted.look(self._own_inode, self._view.namespaces)
+        tables = self._accepted.sockets()
+        if self._looking_up:
+            self._openers.began(tables, self._listened())
         return changed
 
     def _look(self) -> tuple[bool, tuple[int, ...]]:
@@ -264,8 +268,7 @@ class Capture:
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
-        if hasattr(self, "_openers"):
-            self._openers.stop()
+        self._openers.stop()
         if not keep and hasattr(self, "_attached"):
             self._attached.remove_all()
         if hasattr(self, "_attached"):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from ringfence.capture import bpf
 from ringfence.capture.build import object_bytes
-from ringfence.capture.decode.cgroups import container_id, pod_uid
+from ringfence.capture.decode.cgroups import container_id
 from ringfence.capture.decode.openers import CONVERSATION, FOLDER, OPENER, distinct, text
+from ringfence.capture.decode.sockdiag import speaks_to_anybody
 from ringfence.capture.held import Held
+from ringfence.capture.owners import alive, owners, process, still_holds
 from ringfence.flows.ends import END, MOST, OPENED
+from ringfence.flows.memory import IDLE_TCP
 from ringfence.model.batches import ProcessInfo
 from ringfence.model.columns import Table
 from ringfence.model.problems import Problem
@@ -31,6 +33,9 @@ class Heard(NamedTuple):
     ends: Table
     """`flows.ends.END`: all that are held now."""
 
+
+LOOK_AGAIN = 30.0
+"""Seconds between looks whether sockets of tables are still held: nobody tells of their end."""
 
 NOBODY = Heard(np.zeros(0, OPENED), (), np.zeros(0, END))
 
@@ -49,6 +54,8 @@ class Openers:
         self._infos: dict[ProcessInfo, int] = {}
         self._containers: dict[int, str | None] = {}
         self._held = Held()
+        self._descriptors: dict[int, str] = {}
+        self._look_again = 0.0
 
     def start(self) -> list[str]:
         """Attach. Returns notes: why processes are not named, if they are not."""
@@ -100,11 +107,58 @@ class Openers:
         self._heard.append(_opened(keys[whole], np.array(places, np.uint32)[index][whole]))
         self._held.hear(keys[~whole], openers[~whole], infos, index[~whole])
 
+    def began(self, tables: Mapping[int, Table], namespaces: Mapping[int, str | None]) -> None:
+        """Sockets that were there before: those of each namespace (by inode), as `decode.sockdiag.SOCKET`."""
+        known = {netns: table for netns, table in tables.items() if len(table) and netns in namespaces}
+        if not self._wanted or not known:
+            return
+        held = owners(known.keys(), {int(n) for table in known.values() for n in table["inode"]} - {0})
+        told = {pid: process(pid) for pid, _ in held.values()}
+        for netns, table in known.items():
+            mine = [held.get(int(inode), (0, ""))[0] for inode in table["inode"]]
+            self._began(netns, table, {pid: told.get(pid) for pid in mine}, np.array(mine), namespaces[netns])
+        self._descriptors |= {
+            int(inode): held[int(inode)][1]
+            for table in known.values()
+            for inode in table["inode"][speaks_to_anybody(table)]
+            if int(inode) in held
+        }
+
+    def _began(
+        self,
+        netns: int,
+        table: Table,
+        told: Mapping[int, ProcessInfo | None],
+        pids: np.ndarray,
+        pod: str | None,
+    ) -> None:
+        living = {
+            pid: alive(msgspec.structs.replace(info, pod=pod)) or info for pid, info in told.items() if info
+        }
+        order = {pid: place for place, pid in enumerate(living)}
+        named = np.isin(pids, list(living))
+        table, index = table[named], np.array([order[pid] for pid in pids[named].tolist()], np.uint32)
+        anybody, infos = speaks_to_anybody(table), list(living.values())
+        self._held.found(netns, table[anybody], infos, index[anybody], time.monotonic_ns())
+        places = np.array([self._infos.setdefault(info, len(self._infos)) for info in infos], np.uint32)
+        self._heard.append(_lasting(table[~anybody], places[index[~anybody]]))
+
+    def _let_go(self) -> None:
+        if time.monotonic() < self._look_again:
+            return
+        self._look_again = time.monotonic() + LOOK_AGAIN
+        gone = [inode for inode, path in self._descriptors.items() if not still_holds(path, inode)]
+        for inode in gone:
+            del self._descriptors[inode]
+        if gone:
+            self._held.let_go(gone, time.monotonic_ns())
+
     def read(self, namespaces: Mapping[int, str | None]) -> Heard:
         """What was opened in these namespaces since the last call, and what ends are held in them now."""
         if not self._wanted:
             return NOBODY
         self.collect(namespaces)
+        self._let_go()
         heard, opened_by = self._heard, tuple(self._infos)
         self._heard, self._infos = [], {}
         opened = np.concatenate([np.zeros(0, OPENED), *heard])
@@ -142,33 +196,6 @@ class Openers:
         return self._containers[cgroup]
 
 
-def alive(info: ProcessInfo, proc: Path = Path("/proc")) -> ProcessInfo | None:
-    """`info` with what /proc knows beyond it; None when the process is gone or its number another's."""
-    folder = proc / str(info.pid)
-    with contextlib.suppress(OSError):
-        # A number may have been given to another process since.
-        if (folder / "comm").read_bytes().rstrip(b"\n").decode(errors="replace") == info.name:
-            cgroup = (folder / "cgroup").read_text()
-            return ProcessInfo(
-                info.name,
-                info.pid,
-                _executable(folder),
-                info.pod or pod_uid(cgroup),
-                container_id(cgroup) or info.container,
-                info.parent,
-                info.parent_pid,
-            )
-    return None
-
-
-def _executable(folder: Path) -> str | None:
-    """What it runs; None for kernel threads, and where that may not be read."""
-    try:
-        return os.readlink(folder / "exe").removesuffix(" (deleted)")
-    except OSError:
-        return None
-
-
 def _attached(loaded: bpf.Object, program: str, tracepoint: str) -> int:
     fd = loaded.program(program)
     try:
@@ -184,3 +211,14 @@ def _opened(keys: Table, index: np.ndarray) -> Table:
     table["consumer_port"], table["provider_port"] = keys["sport"], keys["dport"]
     table["protocol"], table["process"] = keys["protocol"], index
     return table
+
+
+def _lasting(table: Table, index: np.ndarray) -> Table:
+    """Sockets with a peer (SOCKET), which may be silent for long before a packet of theirs is seen."""
+    rows = np.zeros(len(table), OPENED)
+    for side, end in (("consumer", "local"), ("provider", "remote")):
+        for part in ("hi", "lo", "port"):
+            rows[f"{side}_{part}"] = table[f"{end}_{part}"]
+    rows["protocol"], rows["process"] = table["protocol"], index
+    rows["until"] = time.clock_gettime_ns(time.CLOCK_REALTIME) + IDLE_TCP
+    return rows

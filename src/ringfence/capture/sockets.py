@@ -14,7 +14,15 @@ import numpy as np
 
 from ringfence.capture import netlink
 from ringfence.capture.decode.conntrack import pad
-from ringfence.capture.decode.sockdiag import ACCEPTED, SOCK_DIAG_BY_FAMILY, accepted, request, sockets
+from ringfence.capture.decode.sockdiag import (
+    ACCEPTED,
+    ASKED,
+    SOCK_DIAG_BY_FAMILY,
+    SOCKET,
+    accepted,
+    request,
+    sockets,
+)
 from ringfence.capture.taps import namespace_inode, pod_processes
 from ringfence.model.columns import Table
 from ringfence.model.problems import Problem
@@ -24,12 +32,13 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class Accepted:
-    """Connections that were there when a namespace was first seen, with who opened them. Not for several threads."""
+    """Conversations that were there when a namespace was first seen, with who opened them. Not for several threads."""
 
     def __init__(self, netns: str | None, proc: Path = Path("/proc")) -> None:
         self._netns, self._proc = netns, proc
         self._seen: set[int] = set()
         self._found: list[Table] = []
+        self._sockets: dict[int, Table] = {}
         self.notes: tuple[str, ...] = ()
 
     def look(self, own: int, pods: Iterable[int]) -> None:
@@ -52,16 +61,22 @@ class Accepted:
         found, self._found = self._found, []
         return np.concatenate([np.zeros(0, ACCEPTED), *found])
 
+    def sockets(self) -> dict[int, Table]:
+        """Every socket of each namespace (by inode) read since the last call: `decode.sockdiag.SOCKET`."""
+        found, self._sockets = self._sockets, {}
+        return found
+
     def _read(self, inode: int, path: str | None) -> None:
         """One namespace, by a file that names it; that file may be another's by now, or gone."""
 
         def dump() -> Table:
             if path is not None and namespace_inode(Path("/proc/thread-self/ns/net")) != inode:
-                return np.zeros(0, ACCEPTED)
-            return accepted(tables())
+                return np.zeros(0, SOCKET)
+            return tables()
 
         try:
-            self._found.append(netlink.inside(path, dump))
+            self._sockets[inode] = table = netlink.inside(path, dump)
+            self._found.append(accepted(table))
             self._seen.add(inode)
         except (OSError, Problem) as error:
             if path is None or os.path.exists(path):
@@ -72,16 +87,23 @@ class Accepted:
 
 
 def tables() -> Table:
-    """Every TCP connection and listener of the namespace this thread is in: `decode.sockdiag.SOCKET`."""
+    """Every TCP and UDP socket of the namespace this thread is in: `decode.sockdiag.SOCKET`."""
     asking = netlink.Netlink(NETLINK_SOCK_DIAG)
     try:
-        parts = []
-        for family in FAMILIES:
-            for kind, body in asking.request(SOCK_DIAG_BY_FAMILY, netlink.NLM_DUMP, request(family)):
-                length = len(body) + 16
-                parts.append(
-                    pad(length.to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(10) + body)
-                )
-        return sockets(b"".join(parts))
+        return np.concatenate(
+            [sockets(_dump(asking, family, protocol), protocol) for protocol in ASKED for family in FAMILIES]
+        )
     finally:
         asking.close()
+
+
+def _dump(asking: netlink.Netlink, family: int, protocol: int) -> bytes:
+    """The kernel's messages, joined. A kernel built without the reader of a protocol (udp_diag) tells nothing of it."""
+    try:
+        answer = asking.request(SOCK_DIAG_BY_FAMILY, netlink.NLM_DUMP, request(family, protocol))
+    except FileNotFoundError:
+        return b""
+    heads = (
+        ((16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little"), body) for kind, body in answer
+    )
+    return b"".join(pad(head + bytes(10) + body) for head, body in heads)
