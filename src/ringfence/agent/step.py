@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ringfence.flows.accepted import through
 from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
 from ringfence.flows.fold import U64, Folded, Mask, Place, fold
 from ringfence.flows.memory import CONVERSATION, IDLE_TCP, MOST
@@ -251,14 +252,21 @@ def _place(event: Observed, pods: tuple[str, ...]) -> Place:
 
 
 def _accepted(known: Table, event: Observed) -> Table:
-    """What socket tables showed, the newest last; as long and as much as conversations are remembered."""
+    """What socket tables showed, and conntrack joins to it; as long and as much as conversations are remembered."""
     window = event.windows[-1]
-    fresh = np.zeros(len(event.accepted), ACCEPTED)
+    fresh = _dated(event.accepted, window)
+    kept = np.concatenate([known[known["window"] + IDLE_TCP > window], fresh])
+    joined = through(kept, event.translations[event.translations["dumped"] == 1])
+    rows: Table = np.concatenate([kept, _dated(joined, window)])[-MOST:]
+    return rows
+
+
+def _dated(tuples: Table, window: int) -> Table:
+    rows = np.zeros(len(tuples), ACCEPTED)
     for name, _ in TUPLE:
-        fresh[name] = event.accepted[name]
-    fresh["window"] = window
-    kept: Table = np.concatenate([known[known["window"] + IDLE_TCP > window], fresh])[-MOST:]
-    return kept
+        rows[name] = tuples[name]
+    rows["window"] = window
+    return rows
 
 
 def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:
