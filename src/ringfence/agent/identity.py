@@ -35,7 +35,8 @@ PATIENCE = 30.0
 TRY_AGAIN = 60.0
 """Seconds between tries to renew what is still good."""
 TOKEN_VARIABLE, ENROL_VARIABLE = "RINGFENCE_AGENT_TOKEN", "RINGFENCE_ENROL_TOKEN"
-MACHINE_FILES = ("/etc/machine-id", "/sys/class/dmi/id/product_uuid")
+MACHINE_FILES = ("/sys/class/dmi/id/product_uuid", "/etc/machine-id")
+"""The firmware's id first: a disk that is cloned takes its machine-id along."""
 SECOND = 1_000_000_000
 
 
@@ -178,6 +179,7 @@ class Identity:
         except Problem as problem:
             self._log(f"cannot renew the certificate yet: {problem}")
             return held
+        self._tried = 0
         return self._held() or held
 
     def _with(self) -> tuple[str, str | None]:
