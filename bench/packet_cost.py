@@ -99,7 +99,11 @@ def main() -> None:
     with pair(vxlan=True) as (left, right), listening(right), tempfile.TemporaryDirectory() as folder:
         # Only the underlay is tapped, so that every packet meets each program once.
         settings = CaptureSettings(
-            netns=f"/run/netns/{left}", pin_dir=f"{folder}/pins", exclude=("tunnel",), processes=False
+            netns=f"/run/netns/{left}",
+            pin_dir=f"{folder}/pins",
+            exclude=("tunnel",),
+            processes=False,
+            path="clsact",  # the empty program stands behind it as a filter
         )
         run(
             f"ip netns exec {left} ethtool -K left gso off tso off; ip netns exec {right} ethtool -K right gso off tso off"

@@ -88,11 +88,13 @@ struct {
 	__uint(value_size, 128);
 } taps SEC(".maps");
 
-/* How much one packet adds. */
+/* How much one packet adds. `heard` is set where it may say a name (names.h). */
 struct amount {
 	__u64 packets, octets;
-	__u32 flags;
+	__u32 flags, heard;
 };
+
+#include "names.h"
 
 static __noinline void lose(__u32 side, __u32 stage, struct amount *amount)
 {
@@ -101,7 +103,7 @@ static __noinline void lose(__u32 side, __u32 stage, struct amount *amount)
 
 	if (!loss)
 		return;
-	loss->packets += amount->packets;
+	loss->packets += amount->packets & PACKETS_MASK;
 	loss->octets += amount->octets;
 }
 
@@ -159,6 +161,8 @@ static __always_inline void add(struct count *count, const struct amount *amount
 			count = bpf_map_lookup_elem(&even, key);                               \
 		}                                                                              \
 		if (likely(count)) {                                                           \
+			if (unlikely(count->packets < EARLY && !(count->flags & TCP_PSH)))     \
+				(amount)->heard = 1;                                           \
 			add(count, amount);                                                    \
 			break;                                                                 \
 		}                                                                              \
@@ -166,6 +170,7 @@ static __always_inline void add(struct count *count, const struct amount *amount
 		fresh.octets = (amount)->octets;                                               \
 		fresh.flags = (amount)->flags;                                                 \
 		fresh.first = precise_time();                                                  \
+		(amount)->heard = 1;                                                           \
 		if (side)                                                                      \
 			failed = bpf_map_update_elem(&odd, key, &fresh, BPF_ANY);              \
 		else                                                                           \
@@ -181,6 +186,23 @@ static __always_inline __u32 tcp_flags(__u8 flags)
 	if (unlikely(flags & TCP_SYN))
 		return flags | (flags & TCP_ACK ? FLAG_SYN_ACK : FLAG_SYN_ONLY);
 	return flags;
+}
+
+/* Octets 12 to 15 of a TCP header in one load: its length, flags and window (RFC 9293 section 3.1). */
+static __always_inline __u32 tcp_word(const void *tcp)
+{
+	return bpf_ntohl(*(const __be32 *)(tcp + 12));
+}
+
+static __always_inline __u32 tcp_length(__u32 word)
+{
+	return (word >> 26) & 0x3c;
+}
+
+/* A segment that offers no room. Those that open or end a connection say nothing by it. */
+static __always_inline bool is_zero_window(__u32 word)
+{
+	return unlikely(!(word & 0xffff)) && !(word >> 16 & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
 /* `ip` octets came in this (super-)packet; `headers` of them repeat in each segment. `total` is what the IP
@@ -323,22 +345,27 @@ static __noinline __be16 parse_l2(struct __sk_buff *skb, __u32 *at)
 struct l4 {
 	__be16 sport, dport;
 	__u32 flags, length;
+	bool zero_window;
 };
 
 static __noinline void parse_l4(struct __sk_buff *skb, struct l3 *l3, struct l4 *l4)
 {
-	__u8 head[14];
+	__u8 head[16];
+	__u32 word;
 
 	l4->sport = l4->dport = 0;
 	l4->flags = l4->length = 0;
+	l4->zero_window = false;
 	if (l3->later_fragment)
 		return;
 	switch (l3->protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, l3->end, head, 14))
+		if (bpf_skb_load_bytes(skb, l3->end, head, sizeof(head)))
 			return;
-		l4->length = (head[12] >> 4) * 4;
+		word = (__u32)head[12] << 24 | (__u32)head[13] << 16 | (__u32)head[14] << 8 | head[15];
+		l4->length = tcp_length(word);
 		l4->flags = tcp_flags(head[13]);
+		l4->zero_window = is_zero_window(word);
 		break;
 	case IPPROTO_UDP:
 	case IPPROTO_UDPLITE:
@@ -508,7 +535,75 @@ static __always_inline bool inherit(struct l3 *l3, struct key_tunnel *key)
 	return true;
 }
 
-static __noinline int slow(struct __sk_buff *skb, __u32 tap)
+/* Destination unreachable, but for "fragmentation needed", which asks for smaller packets (RFC 792, RFC 4443). */
+static __always_inline bool is_unreachable(__u8 protocol, __be16 message)
+{
+	__u16 type = bpf_ntohs(message);
+
+	if (protocol == IPPROTO_ICMP)
+		return type >> 8 == 3 && type != 0x0304;
+	return protocol == IPPROTO_ICMPV6 && type >> 8 == 1;
+}
+
+/* The addresses and protocol of a quoted packet; where its transport header begins, or 0. One with extension headers
+ * is not followed. */
+static __noinline __u32 parse_quoted(struct __sk_buff *skb, __u32 at, struct key_tunnel *key)
+{
+	struct iphdr ip;
+	struct ipv6hdr ip6;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	if (ip.version == 4) {
+		if (ip.frag_off & bpf_htons(0x1fff))
+			return 0;
+		key->src[2] = key->dst[2] = bpf_htonl(0xffff);
+		key->src[3] = ip.saddr;
+		key->dst[3] = ip.daddr;
+		key->protocol = ip.protocol;
+		return at + ip.ihl * 4;
+	}
+	if (bpf_skb_load_bytes(skb, at, &ip6, sizeof(ip6)))
+		return 0;
+	__builtin_memcpy(key->src, &ip6.saddr, 16);
+	__builtin_memcpy(key->dst, &ip6.daddr, 16);
+	key->protocol = ip6.nexthdr;
+	return at + sizeof(ip6);
+}
+
+/* Marks the entry of the packet that an error quotes. It went the other way through this tap. Not static, and told by a
+ * number only, so that the verifier looks at it once. */
+__noinline int mark_quoted(struct __sk_buff *skb, __u32 at)
+{
+	struct key_tunnel key = {};
+	struct amount amount = {};
+	__be16 ports[2];
+
+	/* Of what is quoted only eight octets of the transport header are sure to be there. */
+	at = parse_quoted(skb, at, &key);
+	if (!at || bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
+		return 0;
+	switch (key.protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+	case IPPROTO_SCTP:
+		key.sport = ports[0];
+		key.dport = ports[1];
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		key.dport = ports[0];
+	}
+	key.tap = skb->tc_classid ^ CLASS_INGRESS;
+	amount.flags = FLAG_UNREACHABLE;
+	count_plain(&key, &amount);
+	return 0;
+}
+
+/* Everything that is not the plain case. Where an error quotes a packet, or 0. Not static, so that the verifier looks at
+ * it once and not for each way that leads here. */
+__noinline __u32 read_slowly(struct __sk_buff *skb, __u32 tap)
 {
 	struct key_tunnel key = {};
 	struct amount amount = {};
@@ -519,12 +614,12 @@ static __noinline int slow(struct __sk_buff *skb, __u32 tap)
 	__be16 type = tap & CLASS_BARE ? (__be16)skb->protocol : parse_l2(skb, &at);
 
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
-		return TC_ACT_UNSPEC;
+		return 0;
 	if (parse_l3(skb, at, type, &l3)) {
 		amount.packets = 1;
 		amount.octets = skb->len - at;
 		lose(state.generation & 1, STAGE_UNREADABLE, &amount);
-		return TC_ACT_UNSPEC;
+		return 0;
 	}
 	parse_l4(skb, &l3, &l4);
 	__builtin_memcpy(key.src, l3.src, 16);
@@ -555,10 +650,24 @@ static __noinline int slow(struct __sk_buff *skb, __u32 tap)
 		measure(skb, skb->len - at - jumbo, headers - jumbo, total, &amount);
 	}
 	amount.flags = l4.flags;
-	if (key.kind)
+	if (l4.zero_window)
+		amount.packets += amount.packets << ZERO_WINDOW_SHIFT;
+	if (key.kind) {
 		count_tunnel(&key, &amount);
-	else
-		count_plain(&key, &amount);
+		return 0;
+	}
+	count_plain(&key, &amount);
+	if (l4.length && (amount.heard || key.dport == PORT_DNS || key.sport == PORT_DNS))
+		hear(skb, at, l3.end, l3.end + l4.length, key.protocol);
+	return is_unreachable(key.protocol, l4.dport) && !first ? l3.end + 8 : 0;
+}
+
+static __always_inline int slow(struct __sk_buff *skb, __u32 tap)
+{
+	__u32 quoted = read_slowly(skb, tap);
+
+	if (quoted)
+		mark_quoted(skb, quoted);
 	return TC_ACT_UNSPEC;
 }
 
@@ -580,20 +689,30 @@ int tap(struct __sk_buff *skb)
 			.tap = tap, .protocol = ip->protocol,
 		};
 		__u32 headers;
+		bool zero_window = false;
 
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(MORE_OR_OFFSET))
 			return slow(skb, tap);
 		if (key.protocol == IPPROTO_TCP) {
-			headers = sizeof(*ip) + (((__u8 *)tcp)[12] >> 4) * 4;
-			amount.flags = tcp_flags(((__u8 *)tcp)[13]);
+			__u32 word = tcp_word(tcp);
+
+			headers = sizeof(*ip) + tcp_length(word);
+			amount.flags = tcp_flags(word >> 16);
+			amount.heard = 0;
+			zero_window = is_zero_window(word);
 		} else if (key.protocol == IPPROTO_UDP && !tunnel_of(key.dport)) {
 			headers = sizeof(*ip) + sizeof(struct udphdr);
 			amount.flags = 0;
+			amount.heard = key.dport == PORT_DNS || key.sport == PORT_DNS;
 		} else {
 			return slow(skb, tap);
 		}
 		measure(skb, skb->len - ETH_HLEN, headers, bpf_ntohs(ip->tot_len), &amount);
+		if (unlikely(zero_window))
+			amount.packets += amount.packets << ZERO_WINDOW_SHIFT;
 		COUNT(&key, v4_even, v4_odd, FAMILY_V4, &amount);
+		if (unlikely(amount.heard))
+			hear(skb, ETH_HLEN, ETH_HLEN + sizeof(*ip), ETH_HLEN + headers, key.protocol);
 		return TC_ACT_UNSPEC;
 	}
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6) &&
@@ -604,20 +723,30 @@ int tap(struct __sk_buff *skb)
 			.sport = tcp->source, .dport = tcp->dest, .tap = tap, .protocol = ip->nexthdr,
 		};
 		__u32 headers, total = bpf_ntohs(ip->payload_len);
+		bool zero_window = false;
 
 		if (key.protocol == IPPROTO_TCP) {
-			headers = sizeof(*ip) + (((__u8 *)tcp)[12] >> 4) * 4;
-			amount.flags = tcp_flags(((__u8 *)tcp)[13]);
+			__u32 word = tcp_word(tcp);
+
+			headers = sizeof(*ip) + tcp_length(word);
+			amount.flags = tcp_flags(word >> 16);
+			amount.heard = 0;
+			zero_window = is_zero_window(word);
 		} else if (key.protocol == IPPROTO_UDP && !tunnel_of(key.dport)) {
 			headers = sizeof(*ip) + sizeof(struct udphdr);
 			amount.flags = 0;
+			amount.heard = key.dport == PORT_DNS || key.sport == PORT_DNS;
 		} else {
 			return slow(skb, tap);
 		}
 		__builtin_memcpy(key.src, &ip->saddr, 16);
 		__builtin_memcpy(key.dst, &ip->daddr, 16);
 		measure(skb, skb->len - ETH_HLEN, headers, total ? total + sizeof(*ip) : 0, &amount);
+		if (unlikely(zero_window))
+			amount.packets += amount.packets << ZERO_WINDOW_SHIFT;
 		COUNT(&key, v6_even, v6_odd, FAMILY_V6, &amount);
+		if (unlikely(amount.heard))
+			hear(skb, ETH_HLEN, ETH_HLEN + sizeof(*ip), ETH_HLEN + headers, key.protocol);
 		return TC_ACT_UNSPEC;
 	}
 	return slow(skb, tap);

@@ -13,6 +13,12 @@
 
 #define FLAG_SYN_ONLY 0x100
 #define FLAG_SYN_ACK 0x200
+#define FLAG_UNREACHABLE 0x400 /* an ICMP error quoted a packet of this entry */
+
+/* `count.packets` holds two numbers, so that neither costs a place of its own: packets below, and above the TCP
+ * segments that offered no room. */
+#define ZERO_WINDOW_SHIFT 48
+#define PACKETS_MASK ((1ULL << ZERO_WINDOW_SHIFT) - 1)
 
 enum family { FAMILY_V4, FAMILY_V6, FAMILY_TUNNEL, FAMILIES };
 

@@ -41,7 +41,9 @@ from ringfence.model.columns import TAP_COUNT, Table
 from ringfence.model.problems import Problem
 
 COUNT_MAPS = tuple(f"{family}_{side}" for family in FAMILIES for side in SIDES)
-MAPS = (*COUNT_MAPS, "losses", "fragments", "taps", ".bss")
+HEARD_MAPS = ("heard", "unheard", "listening", "greetings")
+"""What `names.py` reads and writes."""
+MAPS = (*COUNT_MAPS, "losses", "fragments", "taps", *HEARD_MAPS, ".bss")
 PROGRAM = "tap"
 _VXLAN_PLACES, _GENEVE_PLACES = 4, 2
 _COARSE = 6
@@ -207,7 +209,8 @@ def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
         share = 2 if name.startswith("tunnel") else 1
         loaded.set_entries(name, max(1, options.map_entries // share))
     constants = loaded.variables(".rodata")
-    table = constants[-4 * len(LAYOUT_TABLE) :].view("<u4")
+    start = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)  # the compiler may put constants of its own behind
+    table = constants[start : start + 4 * len(LAYOUT_TABLE)].view("<u4")
     if tuple(table.tolist()) != LAYOUT_TABLE:
         raise Problem("kernel program does not fit this version", "tap.bpf.o", "rebuild it: make bpf")
     _set_ports(constants, 0, options.tunnel_ports, _VXLAN_PLACES, "tunnel_ports")

@@ -16,6 +16,9 @@ CLASS_SHIFT = 2
 MAX_TAP_ID = (1 << 16 - CLASS_SHIFT) - 2
 """The kernel keeps 16 bits of a filter's classid (`qdisc_skb_cb.tc_classid`)."""
 
+ZERO_WINDOW_SHIFT = 48
+"""`count.packets` holds packets below this bit, and from it on the TCP segments that offered no room."""
+
 SIDES = ("even", "odd")
 FAMILIES = ("v4", "v6", "tunnel")
 
@@ -89,6 +92,7 @@ TAP_RECORD = np.dtype(
     ]
 )
 """What the `taps` map holds for each tap id: enough for an heir to name counts of an interface that went."""
+
 
 def _offset(dtype: np.dtype[np.void], field: str) -> int:
     fields = dtype.fields

@@ -122,6 +122,7 @@ class Counting:
             known = packets._replace(ports=ports.astype(np.uint32), protocol=protocol.astype(np.uint8))
             table, groups = one_way(known, 0)
             table["order"] = order[table["order"]]
+            self._after(table, order)
             table["stance"] = table["icmp"] = 0
             group = groups.members() + self._rows
             carried = carrier >= 0

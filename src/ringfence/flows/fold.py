@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.errors import mark_unreachable, quoted_only
 from ringfence.flows.handshakes import round_trips
 from ringfence.flows.holders import Ends, divided, held_by, place_taps
 from ringfence.flows.keys import is_reversed, ports_are_nobodys
@@ -25,6 +26,7 @@ from ringfence.model.columns import (
     SIGHTING,
     TUPLE,
     Direction,
+    Kind,
     Role,
     Table,
     structured,
@@ -84,6 +86,7 @@ def fold(
     Counters of a flow are those of its best tap: the consumer's end, else the provider's, else transit.
     """
     taps = per_tap(counts)
+    taps = taps[~quoted_only(taps, conversations)]
     if not len(taps):
         return Folded(structured(SIGHTING, 0), forget(conversations, window), np.zeros(0, np.uint64), 0)
     place_taps(taps, place.is_pod)
@@ -105,6 +108,7 @@ def fold(
     # Where only the provider's end is seen, the way to the consumer is not in what a tap can time.
     timed = (first_window >= ended[0]) & (rows["role"] != Role.PROVIDER)
     rows["rtt_us"][timed] = round_trips(taps, by_low == 1, group, len(keys))[timed]
+    mark_unreachable(rows, taps, group)
     rows["first"] = np.minimum.reduceat(taps["first"][order], starts)
     rows["last"] = np.maximum.reduceat(taps["last"][order], starts)
     _name_pods(rows, by_low == 1, place, ends)
@@ -289,6 +293,8 @@ def _oriented(best: Table, by_low: Mask) -> Table:
     for name in ("packets", "octets", "flags"):
         rows["consumer_" + name] = np.where(by_low, best["low_" + name], best["high_" + name])
         rows["provider_" + name] = np.where(by_low, best["high_" + name], best["low_" + name])
+    tcp = (rows["protocol"] == TCP) & (rows["kind"] == Kind.PLAIN)
+    rows["zero_windows"][tcp] = (best["low_zero_windows"] + best["high_zero_windows"])[tcp]
     return rows
 
 

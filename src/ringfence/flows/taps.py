@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.keys import hash_words, is_reversed, ports_are_nobodys, tuple_hash
-from ringfence.model.columns import FLAG_ICMP_CONTROL, FLAG_ICMP_OTHER, TAP_COUNT, TUPLE, Table
+from ringfence.model.columns import (
+    FLAG_ICMP_CONTROL,
+    FLAG_ICMP_OTHER,
+    FLAG_UNREACHABLE,
+    TAP_COUNT,
+    TUPLE,
+    Table,
+)
 from ringfence.model.protocols import ICMP, ICMPV6
 
 U64 = NDArray[np.uint64]
@@ -29,7 +36,7 @@ SIDE = np.dtype(
         *[
             (f"{end}_{name}", kind)
             for end in ("low", "high")
-            for name, kind in (("packets", "<u8"), ("octets", "<u8"))
+            for name, kind in (("packets", "<u8"), ("octets", "<u8"), ("zero_windows", "<u4"))
         ],
         ("low_flags", "<u2"),
         ("high_flags", "<u2"),
@@ -63,7 +70,7 @@ def per_tap(counts: Table) -> Table:
         chosen = _busier(one_way, pair, both)
         if len(chosen) < len(both):
             rows["through"] |= np.bincount(pair[both], minlength=len(rows)) > 1
-        for name in ("packets", "octets", "flags", "first", "ingress"):
+        for name in ("packets", "octets", "flags", "first", "ingress", "zero_windows"):
             rows[f"{end}_{name}"][pair[chosen]] = one_way[name][chosen]
     return rows
 
@@ -82,7 +89,7 @@ def _summed(one_way: Table) -> Table:
     total = rows[starts]
     if len(starts) == len(rows):
         return total
-    for name in ("packets", "octets"):
+    for name in ("packets", "octets", "zero_windows"):
         total[name] = np.add.reduceat(rows[name], starts)
     total["last"] = np.maximum.reduceat(rows["last"], starts)
     total["flags"] = np.bitwise_or.reduceat(rows["flags"], starts)
@@ -117,6 +124,7 @@ _COUNTED = (
     "packets",
     "octets",
     "flags",
+    "zero_windows",
 )
 ONE_WAY = np.dtype(
     [
@@ -152,7 +160,7 @@ def _icmp_flags(rows: Table) -> NDArray[np.uint16]:
     kind = rows["provider_port"] >> 8
     control = (rows["protocol"] == ICMPV6) & np.isin(kind, LINK_CONTROL)
     icmp = control | np.isin(rows["protocol"], (ICMP, ICMPV6))
-    flags = np.where(control, FLAG_ICMP_CONTROL, FLAG_ICMP_OTHER)
+    flags = np.where(control, FLAG_ICMP_CONTROL, FLAG_ICMP_OTHER) | (rows["flags"] & FLAG_UNREACHABLE)
     return np.where(icmp, flags, rows["flags"]).astype(np.uint16)
 
 

@@ -114,6 +114,8 @@ FLAG_SYN_ONLY = 0x100
 """In `*_flags`: this side sent a SYN without ACK. The low eight bits are the union of TCP flags."""
 FLAG_SYN_ACK = 0x200
 """In `*_flags`: this side sent a SYN with ACK."""
+FLAG_UNREACHABLE = 0x400
+"""In `flags` of TAP_COUNT: an ICMP error said that a packet of this row did not arrive. Sightings have `drop` for it."""
 
 FLAG_ICMP_CONTROL = 0x01
 """In `*_flags` of ICMPv6 rows: neighbour discovery or multicast listener messages were seen (RFC 4861, RFC 3810)."""
@@ -189,6 +191,7 @@ TAP_COUNT = np.dtype(
         ("packets", "<u8"),
         ("octets", "<u8"),
         ("flags", "<u2"),
+        ("zero_windows", "<u4"),  # TCP segments that offered no room
     ]
 )
 """One direction of one tuple at one tap between two drains, all CPUs added up. As on the wire: src and dst."""

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.capture.layout import CLASS_INGRESS, CLASS_SHIFT
+from ringfence.capture.layout import CLASS_INGRESS, CLASS_SHIFT, ZERO_WINDOW_SHIFT
 from ringfence.flows.keys import tuple_hash
 from ringfence.model.addresses import MAPPED
 from ringfence.model.columns import TAP_COUNT, TUPLE, Kind, Table
 
 _TUPLE = np.dtype(TUPLE)
 _NEVER = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_ZERO_WINDOWS = np.uint64(ZERO_WINDOW_SHIFT)
+_PACKETS = np.uint64((1 << ZERO_WINDOW_SHIFT) - 1)
 
 
 def tap_counts(keys: Table, values: NDArray[Any], utc_offset: int) -> Table:
@@ -53,7 +55,8 @@ def _inner_hash(keys: Table) -> NDArray[np.uint64]:
 
 
 def _fill_values(counts: Table, values: NDArray[Any], utc_offset: int) -> None:
-    counts["packets"] = values["packets"].sum(axis=1)
+    counts["packets"] = (values["packets"] & _PACKETS).sum(axis=1)
+    counts["zero_windows"] = (values["packets"] >> _ZERO_WINDOWS).sum(axis=1)
     counts["octets"] = values["octets"].sum(axis=1)
     counts["flags"] = np.bitwise_or.reduce(values["flags"], axis=1)
     began = values["first"]
