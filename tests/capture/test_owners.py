@@ -25,16 +25,16 @@ def inode(one: socket.socket) -> int:
 def test_a_sockets_holder_is_found_and_lost() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         number = inode(one)
-        pid, path = owners({HERE}, {number})[number]
+        pid, path = owners({HERE}, {number}).found[number]
         assert pid == os.getpid()
         assert still_holds(path, number)
     assert not still_holds(path, number)
-    assert owners({HERE}, {number}) == {}
+    assert owners({HERE}, {number}).found == {}
 
 
 def test_other_namespaces_are_not_searched() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
-        assert owners({HERE + 1}, {inode(one)}) == {}
+        assert owners({HERE + 1}, {inode(one)}).found == {}
 
 
 def test_of_a_server_and_its_workers_the_server_is_named() -> None:
@@ -51,9 +51,25 @@ def test_of_a_server_and_its_workers_the_server_is_named() -> None:
         with worker:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
-            held = owners({HERE}, {inode(one)})[inode(one)][0]
+            held = owners({HERE}, {inode(one)}).found[inode(one)][0]
             worker.kill()
         assert held == min(os.getpid(), worker.pid)
+
+
+def test_processes_that_may_not_be_looked_at_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "7"
+    (folder / "ns").mkdir(parents=True)
+    (folder / "ns" / "net").write_text("")
+
+    def refuse(path: object) -> list[str]:
+        if str(path).endswith("/fd"):
+            raise PermissionError(13, "Permission denied")
+        return ["7", "self"]
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert owners({namespace_inode(folder / "ns" / "net")}, {1}, tmp_path) == ({}, 1)
 
 
 def test_a_process_and_its_parent() -> None:

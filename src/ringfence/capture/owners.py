@@ -1,6 +1,6 @@
 """What /proc tells of processes: what they run, and which sockets they hold, for those made before anybody listened.
 
-Reading another user's descriptors needs CAP_SYS_PTRACE; without it those sockets have no process, and are counted.
+Reading another user's descriptors needs CAP_SYS_PTRACE; processes that may not be looked at are counted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ringfence.capture.decode.cgroups import container_id, pod_uid
 from ringfence.capture.taps import namespace_inode
@@ -17,22 +18,33 @@ from ringfence.model.batches import ProcessInfo
 PROC = Path("/proc")
 
 
-def owners(
-    namespaces: Collection[int], inodes: Collection[int], proc: Path = PROC
-) -> dict[int, tuple[int, str]]:
-    """Each socket's `(pid, path of its descriptor)`, of processes in these network namespaces.
+class Owners(NamedTuple):
+    """Sockets by inode, as `(pid, path of its descriptor)`; and how many processes may not be looked at."""
+
+    found: dict[int, tuple[int, str]]
+    refused: int = 0
+
+
+def owners(namespaces: Collection[int], inodes: Collection[int], proc: Path = PROC) -> Owners:
+    """Who holds these sockets, of the processes in these network namespaces.
 
     Of several that hold one (a server and its workers) it is the first by number; process 1, which may only have
     opened it for another, comes last.
     """
     found: dict[int, tuple[int, str]] = {}
+    refused = 0
     for pid in sorted(_within(namespaces, proc), key=lambda number: (number == 1, number)):
         if len(found) == len(inodes):
             break
-        for path, inode in _sockets(proc / str(pid)):
-            if inode in inodes:
-                found.setdefault(inode, (pid, path))
-    return found
+        try:
+            for path, inode in _sockets(proc / str(pid)):
+                if inode in inodes:
+                    found.setdefault(inode, (pid, path))
+        except PermissionError:
+            refused += 1
+        except OSError:
+            continue  # it ended
+    return Owners(found, refused)
 
 
 def still_holds(path: str, inode: int) -> bool:
@@ -99,15 +111,11 @@ def _within(namespaces: Collection[int], proc: Path) -> Iterator[int]:
 
 
 def _sockets(folder: Path) -> Iterator[tuple[str, int]]:
-    try:
-        descriptors = os.listdir(folder / "fd")
-    except OSError:
-        return
-    for descriptor in descriptors:
+    for descriptor in os.listdir(folder / "fd"):
         path = f"{folder}/fd/{descriptor}"
         try:
             target = os.readlink(path)
-        except OSError:
-            continue
+        except FileNotFoundError:
+            continue  # closed meanwhile
         if target.startswith("socket:["):
             yield path, int(target[8:-1])

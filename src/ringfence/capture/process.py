@@ -56,6 +56,7 @@ class Openers:
         self._held = Held()
         self._descriptors: dict[int, str] = {}
         self._look_again = 0.0
+        self.notes: tuple[str, ...] = ()
 
     def start(self) -> list[str]:
         """Attach. Returns notes: why processes are not named, if they are not."""
@@ -112,7 +113,12 @@ class Openers:
         known = {netns: table for netns, table in tables.items() if len(table) and netns in namespaces}
         if not self._wanted or not known:
             return
-        held = owners(known.keys(), {int(n) for table in known.values() for n in table["inode"]} - {0})
+        inodes = {int(inode) for table in known.values() for inode in table["inode"]} - {0}
+        held, refused = owners(known.keys(), inodes)
+        if refused:
+            self.notes = (
+                f"of {refused} processes or more the older sockets are not named: CAP_SYS_PTRACE is missing",
+            )
         told = {pid: process(pid) for pid, _ in held.values()}
         for netns, table in known.items():
             mine = [held.get(int(inode), (0, ""))[0] for inode in table["inode"]]
