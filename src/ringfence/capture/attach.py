@@ -95,6 +95,11 @@ class Attached:
             hook.close()
 
     @property
+    def notes(self) -> list[str]:
+        """What the counters have to say."""
+        return self._counters.notes
+
+    @property
     def taps(self) -> tuple[TapInfo, ...]:
         """Index = tap id. An id nobody holds is shown as an interface without a name."""
         top = max(self._records, default=-1) + 1
@@ -109,7 +114,7 @@ class Attached:
 
     def _place(self, key: Key) -> Place:
         netns, ifindex = key
-        return Place(self._within.get(netns) if netns else self._netns, ifindex, bool(netns))
+        return Place(self._within.get(netns) if netns else self._netns, ifindex, netns)
 
     def _in_place(self, key: Key, tap: int) -> bool:
         return self._hook(tap) is self._hooks[self._path] and self._hook(tap).holds(self._place(key), tap)

@@ -32,11 +32,11 @@ _TC_CLASSID = 72
 
 
 class Place(NamedTuple):
-    """An interface. `path` is of its namespace, None for the agent's own; `inside` when that is a pod's."""
+    """An interface. `path` is of its namespace, None for the agent's own; `inside` is the inode of a pod's, else 0."""
 
     path: str | None
     ifindex: int
-    inside: bool = False
+    inside: int = 0
 
 
 class Hook(Protocol):
@@ -103,7 +103,7 @@ class Clsact:
     def attach(self, place: Place, tap: int, bare: bool) -> None:
         with self._socket(place) as route:
             for way, parent in _PARENTS.items():
-                number = class_of(tap, way, bare, place.inside)
+                number = class_of(tap, way, bare, bool(place.inside))
                 netlink.add_filter(route, place.ifindex, parent, self._program, number)
 
     def detach(self, place: Place, tap: int, made: bool) -> None:
@@ -135,7 +135,7 @@ class Clsact:
         if place.path is None:
             raise OSError(errno.ESTALE, "its pod is gone")
         # Closed at once: a socket that stays open would keep the namespace of a pod that ended.
-        route = netlink.entered(place.path, netlink.Netlink)
+        route = netlink.entered(place.path, netlink.Netlink, place.inside)
         try:
             yield route
         finally:
@@ -181,7 +181,7 @@ class Tcx:
     def attach(self, place: Place, tap: int, bare: bool) -> None:
         for way in WAYS:
             self._remove(tap, way)
-            number = class_of(tap, way, bare, place.inside)
+            number = class_of(tap, way, bare, bool(place.inside))
             self._attach(place, number, way, self._folder / _LINK.format(tap=tap, way=way))
 
     def detach(self, place: Place, tap: int, made: bool) -> None:
@@ -212,7 +212,7 @@ class Tcx:
         program = bpf.load_program(_stub(number, self._jump), NAME)
         try:
             action = lambda: bpf.attach_first(program, place.ifindex, _KINDS[way])  # noqa: E731
-            link = netlink.entered(place.path, action)
+            link = netlink.entered(place.path, action, place.inside)
             try:
                 bpf.pin(link, path)
             finally:

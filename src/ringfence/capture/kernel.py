@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import Insides, View, look, namespace_inode
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
+
+if TYPE_CHECKING:
+    from ringfence.capture.ring import Ring
 
 RESCAN = 60.0
 """Seconds between full looks when no event asks for one."""
@@ -49,7 +52,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
     """Patterns of interfaces never to tap."""
     path: str = "auto"
-    """How packets are met: `tcx` (6.6 and later), `clsact`; `auto` takes the first that the machine allows."""
+    """How packets are met: `tcx` (6.6 and later), `clsact`, `packet` (an AF_PACKET ring, without eBPF); `auto` takes
+    the first that the machine allows."""
     processes: bool = True
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
 
@@ -82,7 +86,7 @@ class Capture:
         self._notes: list[str] = []
         # As of the last look: an interface that went in the middle of one must not be a note for ever.
         self._untapped: list[str] = []
-        self._counters: Counters | None = None
+        self._counters: Counters | Ring | None = None
         self._lock = -1
         self._accepted = Accepted(settings.netns)
         self._openers = Openers(settings.processes)
@@ -108,26 +112,43 @@ class Capture:
         self._open_sockets()
         path, note = paths.choose(settings.path, settings.netns)
         self._notes.append(note)
-        self._insides = Insides(settings.netns)
-        folder = pins.prepare(Path(settings.pin_dir))
-        self._lock = pins.lock(folder)
-        self._folder = folder
-        self._counters = Counters(
-            self._folder, Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
-        )
-        self._counters.open()
-        self._attached = Attached(
-            self._counters,
-            paths.hooks(self._route, folder, self._counters.program, path, settings.netns),
-            path,
-            settings.netns,
-        )
+        self._folder = Path(settings.pin_dir)
+        options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
+        if path == "packet":
+            self._open_ring(options)
+        else:
+            self._open_maps(options, path)
         self._attached.adopt()
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
         self._rescan()
         self._conntrack.start()
-        self._notes += self._conntrack.notes + self._counters.notes
+        self._notes += self._conntrack.notes + self._attached.notes
+
+    def _open_maps(self, options: Options, path: str) -> None:
+        netns = self.settings.netns
+        pins.prepare(self._folder)
+        self._lock = pins.lock(self._folder)
+        self._counters = counters = Counters(self._folder, options)
+        counters.open()
+        hooks = paths.hooks(self._route, self._folder, counters.program, path, netns)
+        self._attached: Attached | Ring = Attached(counters, hooks, path, netns)
+        self._insides: Insides | None = Insides(netns)
+
+    def _open_ring(self, options: Options) -> None:
+        # Imported here: it brings the decoders of packet files, which no other path needs in memory.
+        from ringfence.capture.ring import Ring
+
+        if pins.exist(self._folder):
+            # A life before this one counted by eBPF: nobody will read that any more.
+            self._open_maps(options, "clsact")
+            self._attached.adopt()
+            self._close_maps()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = pins.lock(self._folder)
+        self._counters = self._attached = Ring(self.settings.netns, options)
+        self._insides = None
+        self._counters.open()
 
     def _open_sockets(self) -> None:
         settings = self.settings
@@ -160,9 +181,9 @@ class Capture:
             self._next_openers = now + _OPENERS
             self._openers.collect(self._listened())
         changed = self._events.drained()
-        if now >= self._next_look:
+        if now >= self._next_look and self._insides:
             self._insides.forget()
-        elif not changed:
+        if now < self._next_look and not changed:
             return False
         return self._rescan()
 
@@ -264,11 +285,17 @@ class Capture:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this capture cannot see, in words."""
-        return tuple(dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes, *self._openers.notes]))
+        return tuple(dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes]))
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
         self._openers.stop()
+        self._close_maps(keep)
+        for name in ("_route", "_events", "_conntrack"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+
+    def _close_maps(self, keep: bool = False) -> None:
         if not keep and hasattr(self, "_attached"):
             self._attached.remove_all()
         if hasattr(self, "_attached"):
@@ -279,9 +306,6 @@ class Capture:
         locked, self._lock = self._lock >= 0, _closed(self._lock)
         if not keep and locked:
             pins.remove(self._folder)
-        for name in ("_route", "_events", "_conntrack"):
-            if hasattr(self, name):
-                getattr(self, name).close()
 
 
 def _closed(fd: int) -> int:

@@ -53,8 +53,11 @@ def inside(netns: str | None, action: Callable[[], _Result]) -> _Result:
         raise Problem("network namespace cannot be entered", f"{netns}: {error.strerror}", fix) from None
 
 
-def entered(netns: str | None, action: Callable[[], _Result]) -> _Result:
-    """As `inside`, but what fails raises the kernel's OSError: a pod may end at any moment."""
+def entered(netns: str | None, action: Callable[[], _Result], inode: int = 0) -> _Result:
+    """As `inside`, but what fails raises the kernel's OSError: a pod may end at any moment.
+
+    With `inode`, only that namespace will do: a process may have moved, and its number may be another's by now.
+    """
     if netns is None:
         return action()
     outcome: list[_Result] = []
@@ -68,6 +71,8 @@ def entered(netns: str | None, action: Callable[[], _Result]) -> _Result:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             finally:
                 os.close(fd)
+            if inode and os.stat("/proc/thread-self/ns/net").st_ino != inode:
+                raise OSError(errno.ESTALE, "its pod is gone")
             outcome.append(action())
         except BaseException as error:
             failure.append(error)

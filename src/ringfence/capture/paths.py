@@ -1,6 +1,6 @@
 """Which way packets are met, by what this machine allows, and in words what that way cannot see.
 
-tcx where the kernel has it, clsact else. What decides is tried and not
+tcx where the kernel has it, clsact else, an AF_PACKET ring where eBPF is not allowed. What decides is tried and not
 read from a version: distributions carry features back, and containers take them away.
 """
 
@@ -14,23 +14,29 @@ from ringfence.capture import bpf, netlink
 from ringfence.capture.hooks import Clsact, Hook, Tcx, has_tcx
 from ringfence.model.problems import Problem
 
-PATHS = ("tcx", "clsact")
+PATHS = ("tcx", "clsact", "packet")
 _RETURN = struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0)
 """A tc program that lets everything pass."""
 
 NOTES = {
     "tcx": "packets are met by tcx links, first in the chain",
     "clsact": "packets are met by clsact filters: programs on a tcx chain see them first",
+    "packet": "packets are met by an AF_PACKET ring: what it holds is lost when this process dies, packets that a"
+    " queueing discipline drops are not seen, and neither are pods without a host end",
 }
 
 
 def choose(wanted: str, netns: str | None) -> tuple[str, str]:
     """`(path, note)`. Raises Problem when what was asked for cannot be had, or nothing can."""
     if wanted not in ("auto", *PATHS):
-        raise Problem("no such capture path", wanted, "give auto, tcx or clsact")
+        raise Problem("no such capture path", wanted, "give auto, tcx, clsact or packet")
+    if wanted == "packet":
+        return wanted, NOTES[wanted]
     refused = _refused()
+    if refused and wanted == "auto" and held(CAP_NET_RAW):
+        return "packet", f"eBPF is not allowed ({refused}): {NOTES['packet']}"
     if refused:
-        fix = "run as root, or with CAP_BPF and CAP_NET_ADMIN"
+        fix = "run as root, or with CAP_BPF and CAP_NET_ADMIN (CAP_NET_RAW and CAP_NET_ADMIN for path packet)"
         raise Problem("no privilege to capture", f"this process: {refused}", fix)
     tcx = has_tcx(netns)
     if wanted == "tcx" and not tcx:

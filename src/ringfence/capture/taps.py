@@ -10,6 +10,7 @@ then ends opens a socket there, and the socket is closed at once, since it would
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -86,7 +87,7 @@ class Insides:
     def _look(self, pod: Pod) -> Inside:
         node = os.open(self._node, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return netlink.entered(pod.path, lambda: _listed(node))
+            return netlink.entered(pod.path, lambda: _listed(node), pod.inode)
         finally:
             os.close(node)
 
@@ -132,10 +133,16 @@ def look(
 
 
 def pods_of(socket_: netlink.Netlink, own_inode: int, proc: Path) -> list[Pod]:
-    """Each network namespace that a pod's process is in, but this one: host-network pods are the node."""
+    """Each network namespace that a pod's process is in, but this one: host-network pods are the node.
+
+    Nor init's: a process that a runtime is starting may still be on its way into its pod's namespace.
+    """
     found: dict[int, Pod] = {}
+    never = {own_inode}
+    with contextlib.suppress(OSError):
+        never.add(namespace_inode(proc / "1" / "ns" / "net"))
     for pid, inode, uid in pod_processes(proc):
-        if inode != own_inode and inode not in found:
+        if inode not in never and inode not in found:
             found[inode] = Pod(uid, pid, inode, netlink.namespace_id(socket_, pid))
     return list(found.values())
 
