@@ -285,7 +285,9 @@ class Capture:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this capture cannot see, in words."""
-        return tuple(dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes]))
+        return tuple(
+            dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes, *self._openers.notes])
+        )
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
