@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ringfence.capture import bpf
 from ringfence.model.addresses import pack
 from ringfence.model.protocols import TCP, UDP
 
@@ -183,7 +184,7 @@ def test_a_process_that_ended_has_its_container_and_parent(lan: Any, capture: An
 
 
 def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
-    """Each send passes the kernel's program; only the first, and one in 30 s, reaches user space."""
+    """Each send passes the kernel's program; only the first, and one after some seconds, reaches user space."""
     with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((FAR, 5300))
         for _ in range(100):
@@ -197,6 +198,28 @@ def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
         one.connect((FAR, 5301))
         one.send(b"x")
         assert spoke(capture.processes(), port) == [(UDP, 5301, os.getpid())]
+
+
+def test_a_kernel_without_the_tracepoint_of_sends_still_names_the_rest(
+    lan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, left_out = bpf.Object.load, []
+
+    def load(loaded: bpf.Object) -> None:
+        if loaded._name == "process.bpf.o" and not left_out:
+            raise OSError(3, "no such tracepoint")
+        whole(loaded)
+
+    skip = bpf.Object.skip
+    monkeypatch.setattr(bpf.Object, "load", load)
+    monkeypatch.setattr(bpf.Object, "skip", lambda *each: (left_out.append(each[1]), skip(*each)))
+    capture = lan.capture(processes=True)
+    assert left_out == ["sends"]
+    assert [note for note in capture.notes if "UDP" in note and "6.3" in note]
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as one:
+        one.bind((NEAR, 5008))
+        one.listen()
+        assert holders(capture.processes(), 5008, TCP) == [("1", os.getpid())]
 
 
 HOLDER = """

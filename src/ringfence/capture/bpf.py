@@ -267,10 +267,14 @@ def chain(ifindex: int, kind: int) -> list[int] | None:
     return [int(number) for number in numbers[: attr.count]]
 
 
-def open_tracepoint(program: int, name: str) -> int:
-    """Attach a program to a raw tracepoint for as long as the descriptor returned is open."""
-    text = ctypes.create_string_buffer(name.encode())
-    return call(RAW_TRACEPOINT_OPEN, _TracepointAttr(ctypes.addressof(text), program, 0))
+def open_tracepoint(program: int, name: str | None) -> int:
+    """Attach a program to a raw tracepoint for as long as the descriptor returned is open.
+
+    A program that reads it through BTF knows its name itself: None.
+    """
+    text = ctypes.create_string_buffer((name or "").encode())
+    attr = _TracepointAttr(ctypes.addressof(text) if name else 0, program, 0)
+    return call(RAW_TRACEPOINT_OPEN, attr)
 
 
 def wait_for_programs() -> None:
@@ -377,6 +381,11 @@ class Object:
         """A descriptor of ours for one program."""
         handle = self._lib.bpf_object__find_program_by_name(self._handle, name.encode())
         return os.dup(self._lib.bpf_program__fd(ctypes.c_void_p(handle)))
+
+    def skip(self, name: str) -> None:
+        """Leave a program out when loading: this kernel has not what it needs."""
+        handle = self._lib.bpf_object__find_program_by_name(self._handle, name.encode())
+        self._lib.bpf_program__set_autoload(ctypes.c_void_p(handle), ctypes.c_bool(False))
 
     def close(self) -> None:
         """Give libbpf's own memory and descriptors back."""

@@ -1,7 +1,7 @@
 """Which process holds which end: sockets that listen, or speak to anybody, for as long as they are known to.
 
-Goals: bounded, and a window's rows at once. A listener is held until it closes; a socket that sends is told again each
-30 s by the kernel's program and believed for three minutes, the time after which conntrack forgets a UDP stream.
+Goals: bounded, and a window's rows at once. A listener is held until it closes; a socket that sends is told again after
+7.5 to 75 s by the kernel's program and believed for three minutes, the time after which conntrack forgets a UDP stream.
 """
 
 from __future__ import annotations

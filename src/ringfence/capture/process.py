@@ -69,18 +69,15 @@ class Openers:
             return [f"processes are not named: {error}"]
 
     def _attach(self) -> list[str]:
-        loaded = bpf.Object(object_bytes("process"), "process.bpf.o")
+        loaded, notes = _loaded()
         try:
-            loaded.load()
             self._map, self._folders = loaded.map("conversations"), loaded.map("cgroups")
             self._links.append(_attached(loaded, "process", "inet_sock_set_state"))
-            try:
-                self._links.append(_attached(loaded, "sends", "sock_send_length"))
-            except OSError as error:
-                return [f"processes that send UDP are not named: no tracepoint (Linux 6.3): {error.strerror}"]
+            if not notes:
+                self._links.append(_attached(loaded, "sends", None))
         finally:
             loaded.close()
-        return []
+        return notes
 
     def collect(self, namespaces: Mapping[int, str | None]) -> None:
         """Take what the kernel noted, while the processes may still live to be asked after; call each second.
@@ -202,7 +199,24 @@ class Openers:
         return self._containers[cgroup]
 
 
-def _attached(loaded: bpf.Object, program: str, tracepoint: str) -> int:
+def _loaded() -> tuple[bpf.Object, list[str]]:
+    """The programs in the kernel; what this kernel has not, in words."""
+    for skipped in ((), ("sends",)):
+        loaded = bpf.Object(object_bytes("process"), "process.bpf.o")
+        try:
+            for program in skipped:
+                loaded.skip(program)
+            loaded.load()
+        except OSError as error:
+            loaded.close()
+            reason = error
+            continue
+        why = "the tracepoint sock_send_length came with Linux 6.3"
+        return loaded, [f"processes that send UDP are not named: {why}"] if skipped else []
+    raise reason
+
+
+def _attached(loaded: bpf.Object, program: str, tracepoint: str | None) -> int:
     fd = loaded.program(program)
     try:
         return bpf.open_tracepoint(fd, tracepoint)
