@@ -88,7 +88,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     include: tuple[str, ...] = ()
     """Patterns of interfaces to tap although the rules would not."""
     exclude: tuple[str, ...] = ()
-    """Patterns of interfaces never to tap."""
+    """Patterns of interfaces never to tap; those of a pod's own namespace are called pod/NAME."""
+    path: str = "auto"
+    """How packets are met: tcx (Linux 6.6), clsact, packet (an AF_PACKET ring, without eBPF); auto takes the first that
+    the machine allows."""
     processes: bool = True
     """Name the processes at both ends of conversations."""
     cpu_limit: float | None = None
@@ -296,6 +299,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         geneve_ports=settings.geneve_ports,
         include=settings.include,
         exclude=settings.exclude,
+        path=settings.path,
         processes=settings.processes,
     )
 

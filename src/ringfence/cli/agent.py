@@ -43,6 +43,9 @@ def command(
     include: Annotated[
         list[str] | None, typer.Option(help="Also tap interfaces like this; may be repeated.")
     ] = None,
+    path: Annotated[
+        str | None, typer.Option(help="How packets are met: auto, tcx, clsact or packet (without eBPF).")
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Never tap interfaces like this; may be repeated.")
     ] = None,
@@ -90,6 +93,7 @@ def command(
         "pin_dir": pin_dir and str(pin_dir),
         "map_entries": map_entries,
         "include": include or None,
+        "path": path,
         "exclude": exclude or None,
         "processes": processes,
         "cpu_limit": cpu_limit,
