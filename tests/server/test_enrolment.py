@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.agent.identity import machine, trusting
+from ringfence.agent.identity import Identity, machine, trusting
 from ringfence.wire.client import Acknowledged, Refused, Sender, Unreachable
 from tests.server.site import Agent, Site
 
@@ -355,3 +355,43 @@ def test_an_agent_that_restarts_is_no_copy(site: Site, tmp_path: Path) -> None:
         agent.sender.close()
         agent = Agent(site, agent.folder, enrol_token_file=str(agent.folder / "token"))
     assert {row["state"] for row in site.listed().values()} == {"good"}
+
+
+def test_a_further_connection_of_an_agent_follows_its_renewal_and_is_no_copy(
+    site: Site, tmp_path: Path
+) -> None:
+    agent = Agent(site, tmp_path / "a", token=site.token("node1"))
+    assert agent.send() == Acknowledged(1)
+    further = Agent(site, tmp_path / "b")
+    further.identity = Identity(agent.identity._enrol, agent.said.append, time.time_ns)
+    further.send_over(Sender(site.url, further.identity, 5))
+    careless = Agent(site, tmp_path / "c")
+    careless.send_over(Sender(site.url, Fixed(agent), 5))
+    assert careless.send("e1", 1) == further.send("e1", 1) == Acknowledged(1)
+    agent.later = 86_400 * 0.7
+    assert agent.send(sequence=2) == Acknowledged(2)
+    # One that goes on over the connection it has is refused as often as it asks, and harms nobody.
+    careless.sender.close = lambda: None  # type: ignore[method-assign]
+    for _ in range(4):
+        assert "renewed" in refusal(careless.send("e1", 2))
+    assert further.send("e1", 2) == Acknowledged(2)
+    assert agent.send(sequence=3) == Acknowledged(3)
+    assert {row["state"] for row in site.listed().values()} == {"good"}
+    if careless.sender._connection is not None:
+        careless.sender._connection.close()
+
+
+class Fixed:
+    """Credentials that never look again."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._shown = agent.identity.show()
+
+    def renewed(self) -> bool:
+        return False
+
+    def show(self) -> tuple[ssl.SSLContext | None, dict[str, str]]:
+        return self._shown
+
+    def refused(self, status: int) -> None:
+        pass

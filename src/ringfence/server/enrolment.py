@@ -70,6 +70,7 @@ class Enrolment:
         self._lives: dict[str, Life] = {}
         self._seen: dict[str, int] = {}
         self._late: dict[str, int] = {}
+        self._followed: dict[str, int] = {}
         self._banned: set[tuple[str, str]] = set()
 
     def start(self) -> None:
@@ -132,14 +133,14 @@ class Enrolment:
             if held is None:
                 raise Refusal("no certificate of this server", "the connection", ASK)
             if held.state == "renewed":
-                self._left_behind(held)
+                self._left_behind(held, connection)
             if held.state != "good":
                 raise Refusal(f"this certificate is {held.state} ({held.reason})", held.node, ASK)
             if held.expires <= now:
                 raise Refusal("this certificate has run out", held.node, ASK)
             self._same_machine(held, machine)
             self._seen[held.serial] = now
-            self._first_use(held)
+            self._first_use(held, connection)
             return Who(held.cluster, held.node, held.serial, connection)
 
     def suspect(self, who: Who, epoch: str, sequence: int) -> None:
@@ -238,13 +239,17 @@ class Enrolment:
         """Whether the holder is another than who asks: the same machine may enrol again."""
         return held.machine is None or held.machine != asked.machine
 
-    def _first_use(self, held: Certificate) -> None:
+    def _first_use(self, held: Certificate, connection: int) -> None:
         """A certificate in use ends the older ones of its node."""
         older = [each.serial for each in self._good(held.cluster, held.node) if each.made < held.made]
+        self._followed |= dict.fromkeys(older, connection)
         self._mark(older, "renewed", "a newer one is in use")
 
-    def _left_behind(self, held: Certificate) -> None:
-        """Use of a certificate whose successor is in use: once may be a late request; twice is a copy."""
+    def _left_behind(self, held: Certificate, connection: int) -> None:
+        """Use of a certificate whose successor is in use, over a connection that was made since: once may be two
+        connections being made at the same time; twice is a copy."""
+        if connection < self._followed.get(held.serial, 0):
+            return
         self._late[held.serial] = self._late.get(held.serial, 0) + 1
         if self._late[held.serial] > 1:
             self._copied(held, "used after it was renewed")
