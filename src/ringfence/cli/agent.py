@@ -50,7 +50,7 @@ def command(
         list[str] | None, typer.Option(help="Never tap interfaces like this; may be repeated.")
     ] = None,
     processes: Annotated[
-        bool | None, typer.Option(help="Name the process that opens a conversation.")
+        bool | None, typer.Option(help="Name the processes at both ends of conversations.")
     ] = None,
     cpu_limit: Annotated[
         float | None, typer.Option(help="Cores to keep to, 0 for none [default: 90 % of its cgroup's].")
