@@ -211,6 +211,7 @@ class Agent:
             notes=(*self._capture.notes, *self._limits.notes),
             kernel_losses=drained.losses,
             accepted=self._capture.accepted(),
+            facts=self._capture.facts(),
         )
 
     def _perform(self, command: Command, shipper: Shipper) -> None:
@@ -301,6 +302,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         exclude=settings.exclude,
         path=settings.path,
         processes=settings.processes,
+        detailed=settings.mode == "detailed",
     )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from ringfence.flows.accepted import through
 from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
+from ringfence.flows.facts import FACT, tell
+from ringfence.flows.facts import MOST as MOST_FACTS
 from ringfence.flows.fold import U64, Folded, Mask, Place, fold
 from ringfence.flows.memory import CONVERSATION, IDLE_TCP, MOST
 from ringfence.model.addresses import pack
@@ -56,6 +58,8 @@ class State(NamedTuple):
     """What found no room in the last batch."""
     lent: U64 = np.zeros(0, np.uint64)
     """Conversations whose consumer's address came from source translation, of the last window."""
+    facts: Table = np.zeros(0, FACT)
+    """What the kernel told of conversations in the last window whose packets were not counted yet."""
     accepted: Table = np.zeros(0, ACCEPTED)
     """Connections known from socket tables, for as long as a silent one is remembered."""
     wanted: Pace | None = None
@@ -87,6 +91,8 @@ class Observed(NamedTuple):
     notes: tuple[str, ...]
     kernel_losses: tuple[Loss, ...] = ()
     """What the counts of this generation lack; kept, and known, with them."""
+    facts: Table = np.zeros(0, FACT)
+    """What the kernel told beside the packets (flows.facts.FACT)."""
     accepted: Table = np.zeros(0, TUPLE)
     """Connections that socket tables showed, oriented as opened."""
     ends: Table = np.zeros(0, END)
@@ -191,6 +197,8 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         accepted,
     )
     named = _with_processes(state, event, folded, opened, pods)
+    facts = np.concatenate([state.facts, event.facts])
+    told = tell(folded.sightings, folded.key, facts)
     header = BatchHeader(
         cluster=state.cluster,
         node=state.node,
@@ -218,6 +226,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         conversations=folded.conversations,
         hints=event.hints,
         accepted=accepted,
+        facts=facts[len(state.facts) :][~told[len(state.facts) :]][-MOST_FACTS:],
         lent=lent(event.translations),
         translations=translations[MAX_TRANSLATIONS:],
     )

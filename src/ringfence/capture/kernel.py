@@ -13,6 +13,7 @@ from ringfence.capture import netlink, paths, pins
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
+from ringfence.capture.facts import Facts
 from ringfence.capture.process import NOBODY, Heard, Openers
 from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import Insides, View, look, namespace_inode
@@ -54,6 +55,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "auto"
     """How packets are met: `tcx` (6.6 and later), `clsact`, `packet` (an AF_PACKET ring, without eBPF); `auto` takes
     the first that the machine allows."""
+    detailed: bool = False
+    """Also take what sockets say of their own sending: smoothed round trips and segments sent again."""
     processes: bool = True
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
 
@@ -90,6 +93,8 @@ class Capture:
         self._lock = -1
         self._accepted = Accepted(settings.netns)
         self._openers = Openers(settings.processes)
+        self._facts = Facts()
+        self._detailed = settings.detailed
         self._next_openers = 0.0
         self._looking_up = True
 
@@ -121,6 +126,7 @@ class Capture:
         self._attached.adopt()
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
+        self._facts.switch(drops=True, tcp=self._detailed)
         self._rescan()
         self._conntrack.start()
         self._notes += self._conntrack.notes + self._attached.notes
@@ -262,11 +268,21 @@ class Capture:
             return NOBODY
         return self._openers.read(self._listened())
 
+    def facts(self) -> Table:
+        """What the kernel told beside the packets since the last call: `flows.facts.FACT`."""
+        return self._facts.take(self._listened())
+
+    def detail(self, wanted: bool) -> None:
+        """Go over to detailed mode, or back: what sockets say of their own sending is taken from now on, or no more."""
+        self._detailed = wanted
+        self._facts.switch(drops=self._looking_up, tcp=self._looking_up and wanted)
+
     def look_up(self, wanted: bool) -> None:
         """Whether facts beyond the counts are looked up. What the kernel noted meanwhile is not told later."""
         if wanted and not self._looking_up:
             self._openers.read(self._listened())
         self._looking_up = wanted
+        self.detail(self._detailed)
 
     def _listened(self) -> dict[int, str | None]:
         """Namespaces whose openers are told: the node's own and its pods'."""
@@ -286,12 +302,21 @@ class Capture:
     def notes(self) -> tuple[str, ...]:
         """What this capture cannot see, in words."""
         return tuple(
-            dict.fromkeys([*self._notes, *self._untapped, *self._accepted.notes, *self._openers.notes])
+            dict.fromkeys(
+                [
+                    *self._notes,
+                    *self._untapped,
+                    *self._accepted.notes,
+                    *self._openers.notes,
+                    *self._facts.notes,
+                ]
+            )
         )
 
     def stop(self, keep: bool = False) -> None:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
         self._openers.stop()
+        self._facts.stop()
         self._close_maps(keep)
         for name in ("_route", "_events", "_conntrack"):
             if hasattr(self, name):
