@@ -23,8 +23,9 @@ from pathlib import Path
 import msgspec
 
 from ringfence.model.problems import Problem
-from ringfence.wire.client import Bearer, Sender, split
+from ringfence.wire.client import Bearer, Credentials, Sender, split
 from ringfence.wire.enrolment import MACHINE_HEADER
+from ringfence.wire.orders import Caller, Line
 
 IDENTITY_FILE, AUTHORITY_FILE = "identity.pem", "ca.pem"
 FOLDER_MODE = 0o700
@@ -119,6 +120,11 @@ class Identity:
             self._tried = now
             held = self._renew(held)
         return held.serial != self._shown
+
+    def changed(self) -> bool:
+        """Whether what is kept is no longer what was shown last."""
+        held = self._held()
+        return held is not None and held.serial != self._shown
 
     def show(self) -> tuple[ssl.SSLContext | None, dict[str, str]]:
         """A context that trusts the server's authority alone and shows our certificate."""
@@ -251,6 +257,44 @@ def sender(
         raise Problem("a token without TLS to another machine", server, "write https://, or enrol")
     log("for development only: a bearer token speaks for this node, not a certificate")
     return Sender(server, Bearer(token, trusting(Path(enrol.ca_file)) if secure and enrol.ca_file else None))
+
+
+class Follower:
+    """Credentials beside an `Identity` of the same node, for one more connection: it shows what that one got, and never
+    enrols or renews itself."""
+
+    def __init__(self, enrol: Enrol, log: Callable[[str], None], clock: Callable[[], int]) -> None:
+        self._identity = Identity(enrol, log, clock)
+
+    def renewed(self) -> bool:
+        """Whether there is another certificate now."""
+        return self._identity.changed()
+
+    def show(self) -> tuple[ssl.SSLContext | None, dict[str, str]]:
+        """As the identity itself would. Raises Problem before there is a certificate."""
+        return self._identity.show()
+
+    def refused(self, status: int) -> None:
+        """The identity's own connection will hear of it too."""
+
+
+def caller(
+    server: str,
+    token_file: str | None,
+    enrol: Enrol,
+    log: Callable[[str], None],
+    clock: Callable[[], int] = time.time_ns,  # noqa: TID251  the agent owns a clock
+) -> Caller:
+    """Makes further connections to the server, as whoever `sender` speaks for. Raises Problem."""
+    secure, _, _, _ = split(server)
+    token = _bearer(token_file)
+    context = trusting(Path(enrol.ca_file)) if secure and token and enrol.ca_file else None
+
+    def call(timeout: float | None) -> Line:
+        held: Credentials = Bearer(token, context) if token else Follower(enrol, log, clock)
+        return Line(server, held, timeout)
+
+    return call
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

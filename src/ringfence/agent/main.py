@@ -16,8 +16,9 @@ import msgspec
 from ringfence import __version__
 from ringfence.agent.budget import Budget, window
 from ringfence.agent.budget import check as check_budget
-from ringfence.agent.identity import Enrol, sender
+from ringfence.agent.identity import Enrol, caller, sender
 from ringfence.agent.meter import Limits, allowed
+from ringfence.agent.orders import Listener
 from ringfence.agent.shipping import Shipper
 from ringfence.agent.step import (
     Command,
@@ -120,6 +121,8 @@ class Agent:
         spool = Spool(Path(settings.data) / "spool", settings.spool_cap)
         carrier = sender(settings.server, settings.token_file, self._enrol(), self._log)
         shipper = Shipper(spool, carrier, _epoch, self._log)
+        call = caller(settings.server, settings.token_file, self._enrol(), self._log)
+        listener = Listener(settings.cluster, self._node, settings.netns, call, self._log)
         self._capture.start()
         try:
             for note in self._capture.notes:
@@ -128,8 +131,10 @@ class Agent:
                 f"capturing on {self._node}, {len(self._capture.taps)} taps, sending to {settings.server}"
             )
             shipper.start()
+            listener.start()
             self._loop(stop, shipper)
         finally:
+            listener.stop()
             left = shipper.stop(patience=5.0)
             self._capture.stop(keep=settings.keep_counting)
         if left:

@@ -29,6 +29,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("agent", "ringfence.cli.agent"),
     ("enrol", "ringfence.cli.enrol"),
     ("connector", "ringfence.cli.connector"),
+    ("capture", "ringfence.cli.capture"),
     ("manifests", "ringfence.cli.manifests"),
 )
 """Verb and the module that holds it: either `app` (a group of verbs) or `command` (a single one)."""

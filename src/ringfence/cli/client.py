@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -65,7 +66,27 @@ class Client:
         """The JSON answer of a DELETE."""
         return self._ask(path + _query(parameters), None, "DELETE")
 
+    def stream(self, path: str, body: Any) -> http.client.HTTPResponse:
+        """The answer of a POST of `body` as JSON, to be read as it comes; reading waits for as long as it takes."""
+        answer = self._opened(path, msgspec.json.encode(body), None)
+        # urllib gives no other way to the connection; a server that vanishes is noticed by keep-alive.
+        made: socket.socket = answer.fp.raw._sock  # type: ignore[attr-defined]
+        made.settimeout(None)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+        return answer
+
     def _ask(self, path: str, body: bytes | None, method: str | None = None) -> Any:
+        try:
+            with self._opened(path, body, method) as answer:
+                return msgspec.json.decode(answer.read())
+        except msgspec.DecodeError:
+            raise Problem("not an answer of a Ringfence server", self._server, "check --server") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(str(error) or type(error).__name__) from None
+
+    def _opened(self, path: str, body: bytes | None, method: str | None) -> http.client.HTTPResponse:
         headers = {"Accept": "application/json"}
         if self._token:
             # Whatever is wrong with a token, it is not printed: it would stay in logs.
@@ -76,8 +97,10 @@ class Client:
             headers["Content-Type"] = "application/json"
         try:
             request = urllib.request.Request(self._server + path, body, headers, method=method)
-            with urllib.request.urlopen(request, timeout=TIMEOUT, context=self._context) as answer:
-                return msgspec.json.decode(answer.read())
+            answer: http.client.HTTPResponse = urllib.request.urlopen(
+                request, timeout=TIMEOUT, context=self._context
+            )
+            return answer
         except urllib.error.HTTPError as error:
             with error:
                 raise _refused(error.code, error.read(), self._server + path, bool(self._token)) from None
@@ -85,8 +108,6 @@ class Client:
             raise self._unreachable(str(error.reason)) from None
         except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
-        except msgspec.DecodeError:
-            raise Problem("not an answer of a Ringfence server", self._server, "check --server") from None
 
     def _unreachable(self, reason: str) -> Problem:
         return Problem(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -45,7 +47,18 @@ from ringfence.server.ingest import Ingest, Later
 from ringfence.server.refusals import NotFound, in_json
 from ringfence.server.retention import Retention
 from ringfence.server.review import TokenReviewer, access_of, publish
-from ringfence.server.routes import cluster, enrol, externals, filters, flows, ingest, inventory, scopes
+from ringfence.server.routes import (
+    capture,
+    cluster,
+    enrol,
+    externals,
+    filters,
+    flows,
+    ingest,
+    inventory,
+    orders,
+    scopes,
+)
 from ringfence.server.service import Service
 from ringfence.store.catalog import Moved
 from ringfence.store.engine import Engine, StoreFailed
@@ -97,10 +110,26 @@ ROUTES = (
     enrol.agents,
     enrol.revoke,
     enrol.allow,
+    orders.ask,
+    orders.list_,
+    orders.set_,
+    capture.begin,
+    capture.list_,
+    capture.show,
+    capture.end,
+    capture.bring,
 )
 """Every route of the API (docs/reference/api.md)."""
 
-AGENT_ROUTES = (cluster.health, enrol.authority, enrol.enrol, enrol.renew, ingest.batches)
+AGENT_ROUTES = (
+    cluster.health,
+    enrol.authority,
+    enrol.enrol,
+    enrol.renew,
+    ingest.batches,
+    orders.ask,
+    capture.bring,
+)
 """Every route of the agents' listener."""
 
 SCHEMA = JsonRenderPlugin(path=["/", "/openapi.json"])
@@ -278,6 +307,7 @@ def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> 
             agents = AgentsListener(make_agents_app(server.service), server.service.enrolment, for_agents)
             agents.start()
             undo.callback(agents.stop)
+            undo.callback(server.service.release)
             _ready(undo, data / AGENTS_FILE, listeners.url(for_agents, True))
             say(f"agents are heard on {listeners.url(for_agents, True)}")
         config = uvicorn.Config(
@@ -290,7 +320,20 @@ def run_server(settings: ServerSettings, say: Callable[[str], None] = print) -> 
             else None,
         )
         _ready(undo, data / READY_FILE, url)
-        uvicorn.Server(config).run([listener])
+        _Served(config, server.service.release).run([listener])
+
+
+class _Served(uvicorn.Server):
+    """Lets who waits for news go when it is told to end, instead of waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, release: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._release = release
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal may come while this thread holds a lock that is wanted.
+        threading.Thread(target=self._release, name="release").start()
+        super().handle_exit(sig, frame)
 
 
 def _check(settings: ServerSettings) -> None:

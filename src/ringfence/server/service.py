@@ -12,11 +12,13 @@ from ringfence.inventory.inventory import decode_value
 from ringfence.model.objects import Change, Node
 from ringfence.server.answers import Answers
 from ringfence.server.book import Book
+from ringfence.server.captures import Captures
 from ringfence.server.catalog import Catalog
 from ringfence.server.completeness import Completeness, completeness
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.externals import Externals
 from ringfence.server.ingest import Ingest
+from ringfence.server.orders import Book as OrderBook
 from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
 from ringfence.server.scopes import Scopes
@@ -74,6 +76,18 @@ class Service:
         self.epoch = secrets.token_hex(8)
         """Of this life of the server: generations of policy objects begin anew with it."""
         self.catalog.start()
+        self.orders = OrderBook(facts, clock)
+        self.captures = Captures(book, self.catalog, self.orders, clock)
+        self.orders.start()
+
+    def release(self) -> None:
+        """The server is about to end: nobody is kept waiting, and captures end."""
+        self.orders.close()
+        self.captures.close()
+
+    def now(self) -> int:
+        """UTC nanoseconds."""
+        return self._clock()
 
     def learn(self, changes: Sequence[Change]) -> int:
         """Keep inventory changes, then use them; how many said something new. Raises Problem before keeping."""

@@ -23,6 +23,10 @@ _SECONDS = 10.0
 _lock = threading.Lock()
 
 
+class NoCompiler(Problem):
+    """Nothing here can compile a filter."""
+
+
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
 
@@ -71,7 +75,7 @@ def _by_library(pcap: ctypes.CDLL, text: str, link: int) -> bytes:
 def _by_tcpdump(text: str, link: int) -> bytes:
     tcpdump = shutil.which("tcpdump")
     if tcpdump is None:
-        raise Problem(
+        raise NoCompiler(
             "cannot compile a filter", "neither libpcap nor tcpdump is here", "install one, or give no filter"
         )
     argv = [tcpdump, "-ddd", "-y", _NAMES[link], "-s", str(SNAPLEN), "--", text]

@@ -1,0 +1,84 @@
+"""Packet captures: people begin and read one, agents bring its packets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from litestar import Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+
+from ringfence.capture.stream.pcapng import Damage
+from ringfence.server.access import AGENT
+from ringfence.server.captures import Capture, Wish
+from ringfence.server.routes.filters import by
+from ringfence.server.routes.orders import Cluster, NodeName, of_node
+from ringfence.server.service import Service
+from ringfence.wire.orders import STREAM_TYPE
+
+CaptureId = Annotated[str, PathParameter(description="id of a capture")]
+ID_HEADER = "X-Ringfence-Capture"
+
+
+@post("/v1/captures", status_code=200)
+async def begin(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> Stream:  # type: ignore[type-arg]
+    """Capture packets of pods and nodes: one pcapng file, streamed while it is made, until a limit, `DELETE`, or the
+    end of this connection. The header `X-Ringfence-Capture` holds its id."""
+    made = await asyncio.to_thread(service.captures.begin, data, by(request))
+    return Stream(
+        _read(service, made),
+        media_type=STREAM_TYPE,
+        headers={ID_HEADER: made.id, "Cache-Control": "no-store"},
+    )
+
+
+async def _read(service: Service, made: Capture) -> AsyncIterator[bytes]:
+    try:
+        async for piece in made.relay.read(made.wish.seconds):
+            yield piece
+    finally:
+        service.captures.over(made)
+
+
+@get("/v1/captures")
+async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
+    """Captures that run, with who began them, and notes where an agent could not."""
+    return {"captures": service.captures.listed()}
+
+
+@get("/v1/captures/{id:str}")
+async def show(service: NamedDependency[Service], id: CaptureId) -> dict[str, Any]:
+    """One capture, also shortly after its end."""
+    return service.captures.shown(id)
+
+
+@delete("/v1/captures/{id:str}", status_code=200)
+async def end(service: NamedDependency[Service], id: CaptureId) -> dict[str, Any]:
+    """End a capture: its reader gets what was taken until now, and what was dropped."""
+    service.captures.one(id).relay.stop()
+    return {"ended": id}
+
+
+@post("/v1/agents/captures/{id:str}", opt={"roles": (AGENT,)}, status_code=200, request_max_body_size=None)
+async def bring(
+    request: Request,  # type: ignore[type-arg]
+    service: NamedDependency[Service],
+    id: CaptureId,
+    cluster: Cluster,
+    node: NodeName,
+    failure: Annotated[str, QueryParameter(description="why there are no packets")] = "",
+) -> Response:  # type: ignore[type-arg]
+    """An agent's packets: interface, packet and statistics blocks of pcapng, its interfaces numbered from 0."""
+    of_node(request, cluster, node)
+    relay, where = service.captures.one(id).relay, (cluster, node)
+    if failure or not relay.begin(where):
+        relay.finish(where, failure)
+        return Response({"taken": False}, status_code=200)
+    try:
+        await relay.take(where, request.stream())
+    except Damage as damage:
+        relay.finish(where, f"sent what is no capture ({damage})")
+    return Response({"taken": True}, status_code=200)

@@ -1,0 +1,66 @@
+"""What is desired of agents: they ask and wait; people see and change it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get, put
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, QueryParameter
+
+from ringfence.flows.present import rfc3339
+from ringfence.server.access import AGENT, Refusal
+from ringfence.server.agents import speaker
+from ringfence.server.enrolment import ASK
+from ringfence.server.orders import Mode
+from ringfence.server.routes.filters import by
+from ringfence.server.service import Service
+from ringfence.wire.orders import Orders, Override
+
+Cluster = Annotated[str, QueryParameter(description="the node's cluster")]
+NodeName = Annotated[str, QueryParameter(description="the node")]
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node's mode: `conversation`, `detailed`, or null for the agent's own setting."""
+
+    cluster: str
+    node: str
+    mode: str | None = None
+    overrides: tuple[Override, ...] = ()
+
+
+def of_node(request: Request[Any, Any, Any], cluster: str, node: str) -> None:
+    """Raise Refusal where a certificate speaks for another node."""
+    who = speaker(request.scope)
+    if who is not None and (who.cluster, who.node) != (cluster, node):
+        raise Refusal(f"orders of another node than {who.node}", node[:60], ASK)
+
+
+@get("/v1/agents/orders", opt={"roles": (AGENT,)})
+async def ask(
+    request: Request,  # type: ignore[type-arg]
+    service: NamedDependency[Service],
+    cluster: Cluster,
+    node: NodeName,
+    after: Annotated[int, QueryParameter(description="the generation the agent has; 0 before the first")] = 0,
+) -> Orders:
+    """What is desired of a node: answered as soon as its generation is not `after`, at the latest after 25 s."""
+    of_node(request, cluster, node)
+    return await service.orders.wait(cluster, node, after)
+
+
+@get("/v1/orders")
+async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
+    """The modes that people desired of nodes."""
+    rows = [{**msgspec.structs.asdict(each), "at": rfc3339(each.at)} for each in service.orders.modes()]
+    return {"orders": rows}
+
+
+@put("/v1/orders")
+async def set_(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> Orders:  # type: ignore[type-arg]
+    """Desire a mode of a node; its agent hears at once. It is kept until it is changed."""
+    given = (data.cluster, data.node, data.mode, data.overrides, by(request), service.now())
+    return await asyncio.to_thread(service.orders.set_mode, Mode(*given))
