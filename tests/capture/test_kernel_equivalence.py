@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,41 @@ def test_an_interface_that_comes_is_heard(lan: Any) -> None:
         one.sendto(b"hello", ("10.79.0.2", 9))
     counts = capture.drain().counts
     assert counts[counts["dst_port"] == 9]["tap"].tolist() == [1]
+
+
+WITHOUT_EBPF = """
+import sys
+from ringfence.capture.kernel import Capture, CaptureSettings
+capture = Capture(CaptureSettings(pin_dir=sys.argv[1]))
+capture.start()
+print("ready", flush=True)
+sys.stdin.readline()
+counts = capture.drain().counts
+print(int(counts["packets"][counts["dst_port"] == 7000].sum()), flush=True)
+print("\\n".join(capture.notes))
+capture.stop()
+"""
+
+
+def test_where_ebpf_is_not_allowed_the_ring_counts_and_says_so(lan: Any, tmp_path: Path) -> None:
+    """With CAP_NET_RAW and CAP_NET_ADMIN alone."""
+    drop = ["setpriv", "--bounding-set", "-all,+net_raw,+net_admin", "--inh-caps", "-all"]
+    command = [
+        "ip",
+        "netns",
+        "exec",
+        lan.near,
+        *drop,
+        sys.executable,
+        "-c",
+        WITHOUT_EBPF,
+        str(tmp_path / "pins"),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        udp(lan, size=100, times=25)
+        said, _ = process.communicate("\n")
+    assert process.returncode == 0
+    assert said.splitlines()[0] == "25"
+    assert "eBPF is not allowed" in said
