@@ -11,7 +11,7 @@ import pytest
 
 from ringfence.capture import bpf
 from ringfence.capture.build import PROGRAMS, SOURCES, compile_program, object_bytes
-from ringfence.capture.layout import CONVERSATION, LAYOUT_TABLE, OPENER
+from ringfence.capture.layout import LAYOUT_TABLE
 from ringfence.model.problems import Problem
 
 needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
@@ -33,11 +33,11 @@ def test_the_same_source_gives_the_same_bytes(program: str, tmp_path: Path) -> N
 def test_structs_are_the_ones_python_reads() -> None:
     loaded = bpf.Object(object_bytes("tap"), "tap")
     try:
-        table = loaded.variables(".rodata")[-4 * len(LAYOUT_TABLE) :].view(np.uint32)
+        # Behind the ports of tunnels, two octets each (counters.py).
+        table = loaded.variables(".rodata")[12 : 12 + 4 * len(LAYOUT_TABLE)].view(np.uint32)
         assert tuple(table.tolist()) == LAYOUT_TABLE
     finally:
         loaded.close()
-    assert (CONVERSATION.itemsize, OPENER.itemsize) == (40, 24)
 
 
 def test_missing_pieces_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

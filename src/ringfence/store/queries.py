@@ -350,6 +350,12 @@ def _borrow(counted: Table, table: Table, chosen: Chosen) -> None:
         best = np.full(len(counted), UNKNOWN_U4, np.uint32)
         np.minimum.at(best, chosen.flow, table[name])
         counted[name] = np.where(counted[name] == UNKNOWN_U4, best, counted[name])
+    # Each node counts what its own sockets sent again: both ends' together are the flow's.
+    told = table["retransmits"] != UNKNOWN_U4
+    total = np.zeros(len(counted), np.uint64)
+    np.add.at(total, chosen.flow[told], table["retransmits"][told])
+    known = np.unique(chosen.flow[told])
+    counted["retransmits"][known] = np.minimum(total[known], UNKNOWN_U4 - 1)
 
 
 def _counters(rows: pa.Table) -> Table:
