@@ -1,7 +1,7 @@
 """A capture in a process of its own, to be killed: drains and commits as fast as it can.
 
 What it made durable is one line a generation in a file, as an agent's spool would hold it.
-Usage: heir.py NETNS PINS LEDGER
+Usage: heir.py NETNS PINS LEDGER PATH
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from ringfence.capture.kernel import Capture, CaptureSettings
 
 def main() -> None:
     """Run until killed."""
-    netns, pins, ledger = sys.argv[1:]
-    capture = Capture(CaptureSettings(netns=netns, pin_dir=pins, map_entries=65_536, processes=False))
+    netns, pins, ledger, path = sys.argv[1:]
+    settings = CaptureSettings(netns=netns, pin_dir=pins, map_entries=65_536, processes=False, path=path)
+    capture = Capture(settings)
     capture.start()
     print("started", flush=True)
     with open(ledger, "a+") as file:

@@ -85,10 +85,20 @@ def test_a_drain_not_committed_comes_again(lan: Any, flood: Path) -> None:
     assert int(later.counts[later.counts["protocol"] == 17]["packets"].sum()) == 100
 
 
-def test_kill_at_any_moment_loses_and_doubles_nothing(lan: Any, flood: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["auto", "clsact"])
+def test_kill_at_any_moment_loses_and_doubles_nothing(
+    lan: Any, flood: Path, tmp_path: Path, path: str
+) -> None:
     silence(lan)
     ledger, pins = tmp_path / "ledger", tmp_path / "pins"
-    command = [sys.executable, Path(__file__).with_name("heir.py"), f"/run/netns/{lan.near}", pins, ledger]
+    command = [
+        sys.executable,
+        Path(__file__).with_name("heir.py"),
+        f"/run/netns/{lan.near}",
+        pins,
+        ledger,
+        path,
+    ]
     dice = random.Random(7)
     senders = []
     for turn in range(4):
@@ -101,7 +111,7 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(lan: Any, flood: Path, tmp
         heir.send_signal(signal.SIGKILL)
         heir.communicate()
     sent = sum(int(sender.communicate()[0]) for sender in senders)
-    last = lan.capture(pin_dir=str(pins))
+    last = lan.capture(pin_dir=str(pins), path=path)
     drained = last.drain()
     known = [tuple(map(int, line.split())) for line in ledger.read_text().splitlines()]
     assert len({generation for generation, *_ in known}) == len(known)
