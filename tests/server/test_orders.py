@@ -207,6 +207,8 @@ def test_an_agent_that_cannot_is_noted_and_the_others_go_on():
 def test_nobody_else_may_bring_packets():
     relay, _ = relay_of("a")
     assert not relay.begin(("lab", "z"))
+    relay.finish(("lab", "z"), "a word of a stranger")
+    assert relay.notes == []
     assert relay.begin(("lab", "a"))
     assert not relay.begin(("lab", "a"))
 

@@ -78,6 +78,8 @@ class Relay:
 
     def finish(self, node: Node, note: str = "") -> None:
         """Nothing more comes from an agent; `note` says why when something is wrong."""
+        if node not in self._nodes:
+            return
         with self._lock:
             self._begun.add(node)
             self._done.add(node)

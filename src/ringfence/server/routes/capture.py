@@ -74,8 +74,9 @@ async def bring(
     """An agent's packets: interface, packet and statistics blocks of pcapng, its interfaces numbered from 0."""
     of_node(request, cluster, node)
     relay, where = service.captures.one(id).relay, (cluster, node)
-    if failure or not relay.begin(where):
+    if failure:
         relay.finish(where, failure)
+    if failure or not relay.begin(where):
         return Response({"taken": False}, status_code=200)
     try:
         await relay.take(where, request.stream())
