@@ -204,6 +204,14 @@ def test_an_agent_that_cannot_is_noted_and_the_others_go_on():
     assert relay.notes == ["b: no interface of this pod"]
 
 
+def test_an_end_before_an_agent_began_waits_for_it():
+    relay, _ = relay_of("a")
+    relay.stop()
+    octets = asyncio.run(together(relay, {"a": Piecewise(stream("a", 0))}))
+    assert kinds(octets) == [0x0A0D0D0A, 1, 5]
+    assert relay.notes == []
+
+
 def test_nobody_else_may_bring_packets():
     relay, _ = relay_of("a")
     assert not relay.begin(("lab", "z"))

@@ -107,7 +107,8 @@ class Relay:
         try:
             async for piece in self._until(lambda: self._ending or self._all(self._begun), TO_BEGIN):
                 yield piece
-            self._give_up(set(self._nodes) - self._begun, "its agent did not begin")
+            if not self._ending:
+                self._give_up(set(self._nodes) - self._begun, "its agent did not begin")
             async for piece in self._until(lambda: self._ending or self._all(self._done), seconds or None):
                 yield piece
             self.stop()
