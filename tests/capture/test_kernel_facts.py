@@ -94,7 +94,7 @@ def test_a_connection_that_is_rejected(lan: Any, shell: Any, answer: str, marked
     capture = lan.capture()
     with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as sender:
         sender.settimeout(5)
-        with pytest.raises(OSError, match="refused|No route|Host is|timed out"):
+        with pytest.raises(OSError, match=r"refused|No route|Host is|timed out"):
             sender.connect((FAR, 81))
     counts = capture.drain().counts
     asked = counts[(counts["protocol"] == 6) & (counts["dst_port"] == 81)]
