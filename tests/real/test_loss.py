@@ -84,7 +84,7 @@ def restart_server(world, away=0.0):
     time.sleep(away)
     data = world.folder / "server"
     (data / "ready").unlink(missing_ok=True)
-    listen = ("server", "--listen", world.url.removeprefix("http://"), "--data", str(data))
+    listen = ("server", "--agent-tokens", "--listen", world.url.removeprefix("http://"), "--data", str(data))
     world.stack.start("server", *listen, env={"RINGFENCE_ADMIN_TOKEN": TOKEN})
     world.stack.wait_for("server", data / "ready")
 
@@ -192,7 +192,14 @@ def test_a_disk_that_is_full(watch):
             while True:
                 file.write(os.urandom(4096))
         (world.folder / "server" / "ready").unlink()
-        listen = ("server", "--listen", world.url.removeprefix("http://"), "--data", str(journal.parent))
+        listen = (
+            "server",
+            "--agent-tokens",
+            "--listen",
+            world.url.removeprefix("http://"),
+            "--data",
+            str(journal.parent),
+        )
         world.stack.start("server", *listen, env={"RINGFENCE_ADMIN_TOKEN": TOKEN})
         world.stack.wait_for("server", journal.parent / "ready")
         sent = Sent(world, ports=20, rounds=60, pause=0.1)

@@ -18,7 +18,7 @@ from ringfence.agent.budget import Budget, window
 from ringfence.agent.budget import check as check_budget
 from ringfence.agent.identity import Enrol, caller, sender
 from ringfence.agent.meter import Limits, allowed
-from ringfence.agent.orders import Listener
+from ringfence.agent.orders import Desired, Listener
 from ringfence.agent.shipping import Shipper
 from ringfence.agent.step import (
     Command,
@@ -114,6 +114,7 @@ class Agent:
         self._marker = Path(settings.data) / "kept"
         self._lost: tuple[Loss, ...] = ()
         self._limits = Limits(_budget(settings))
+        self._pace = Pace(settings.mode, _length(settings, settings.mode))
 
     def run(self, stop: threading.Event) -> None:
         """Capture and ship until `stop`. Raises Problem when it cannot start; nothing is left behind then."""
@@ -132,7 +133,7 @@ class Agent:
             )
             shipper.start()
             listener.start()
-            self._loop(stop, shipper)
+            self._loop(stop, shipper, listener.desired)
         finally:
             listener.stop()
             left = shipper.stop(patience=5.0)
@@ -152,17 +153,15 @@ class Agent:
             ca_file=settings.ca_file,
         )
 
-    def _loop(self, stop: threading.Event, shipper: Shipper) -> None:
+    def _loop(self, stop: threading.Event, shipper: Shipper, desired: Desired) -> None:
         settings = self._settings
-        length = int((settings.window or MODES[settings.mode]) * SECOND)
         kept, closed = self._kept(shipper)
         state = begin(
             settings.cluster,
             self._node,
             _epoch(),
             __version__,
-            settings.mode,
-            length,
+            *self._pace,
             _now(),
             kept,
             closed if self._capture.adopted else 0,
@@ -172,17 +171,23 @@ class Agent:
             left = max(0.0, (state.next_close - _now()) / SECOND)
             select.select([self._capture], [], [], min(PACE, left))
             self._capture.refresh()
-            state = self._advance(self._within_limits(state, length), Tick(_now()), shipper)
+            state = self._advance(self._paced(state, desired.mode), Tick(_now()), shipper)
         self._advance(state, Tick(_now(), final=True), shipper)
 
-    def _within_limits(self, state: State, length: int) -> State:
-        """Give up detail when over the budget, and take it up again; `length` is that of the mode's windows."""
-        if not self._limits.changed():
+    def _paced(self, state: State, ordered: str | None) -> State:
+        """Follow the mode that is ordered (None: that of the settings), as far as the budget allows."""
+        if self._limits.changed():
+            self._log("; ".join(self._limits.notes) or "within its budget again: everything is looked up")
+            self._capture.look_up(self._limits.level == 0)
+        mode = ordered if ordered in MODES else self._settings.mode
+        pace = Pace(mode, window(_length(self._settings, mode), self._limits.level))
+        if pace == self._pace:
             return state
-        level = self._limits.level
-        self._log("; ".join(self._limits.notes) or "within its budget again: everything is looked up")
-        self._capture.look_up(level == 0)
-        return step(state, Switch(Pace(self._settings.mode, window(length, level))))[0]
+        if mode != self._pace.mode:
+            self._log(f"ordered into {mode} mode")
+            self._capture.detail(mode == "detailed")
+        self._pace = pace
+        return step(state, Switch(pace))[0]
 
     def _advance(self, state: State, tick: Tick, shipper: Shipper) -> State:
         state, commands = step(state, tick)
@@ -288,6 +293,12 @@ def check(settings: AgentSettings) -> None:
             "map_entries",
             f"use 1 to {MOST_ENTRIES}; 131072 is the default",
         )
+
+
+def _length(settings: AgentSettings, mode: str) -> int:
+    """Nanoseconds of one window; a length that was set is that of the mode that was set."""
+    own = settings.window if mode == settings.mode else None
+    return int((own or MODES[mode]) * SECOND)
 
 
 def _budget(settings: AgentSettings) -> Budget:
