@@ -177,8 +177,10 @@ static __always_inline void add(struct count *count, const struct amount *amount
 			failed = bpf_map_update_elem(&even, key, &fresh, BPF_ANY);             \
 		if (failed)                                                                    \
 			lose(side, STAGE_MAP_FULL, amount);                                    \
-		else if (!state.dirty[side * FAMILIES + family])                               \
-			state.dirty[side * FAMILIES + family] = 1;                             \
+		else if (side)                                                                 \
+			__sync_fetch_and_add(&state.dirty[FAMILIES + family], 1);              \
+		else                                                                           \
+			__sync_fetch_and_add(&state.dirty[family], 1);                         \
 	} while (0)
 
 static __always_inline __u32 tcp_flags(__u8 flags)

@@ -66,7 +66,8 @@ struct loss {
 
 /* Shared with the reader. Maps of side `generation & 1` are being counted into; the other side is empty, or
  * holds what was drained and is not yet committed. CLOCK_MONOTONIC at the last tick is jiffies * tick + epoch.
- * The kernel writes `epoch` and `dirty`, the reader everything else. One cache line: every packet reads it. */
+ * `dirty` is how many entries a map was given. The kernel writes it and `epoch`, the reader everything else. One cache
+ * line: every packet reads it. */
 struct state {
 	__u64 generation, tick, epoch, committed, build;
 	__u32 dirty[2 * FAMILIES];

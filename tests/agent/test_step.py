@@ -286,3 +286,27 @@ def test_who_listens_is_named_in_each_window():
         state, (keep, _) = step(state, event._replace(ends=ends))
         assert [info.name for info in keep.header.processes] == ["nginx"]
         assert keep.sightings["provider_process"].tolist() == [1]
+
+
+def test_a_map_that_fills_is_read_before_its_window_ends():
+    state, (observe,) = step(start(), Tick(10 * SECOND + 9, filling=True))
+    assert observe == Observe((), 10 * SECOND)
+    early = observed((10 * SECOND,))._replace(windows=(), open_window=10 * SECOND)
+    state, (keep, commit) = step(state, early)
+    assert (keep.header.windows, keep.header.open_window) == ((), 10 * SECOND)
+    assert keep.sightings["window"].tolist() == keep.sightings["first_window"].tolist() == [10 * SECOND]
+    assert commit == Commit(1)
+    decode(encode(*keep))
+    # What comes after it is of the same conversation, in the window that now ends.
+    state, (observe,) = step(state, Tick(11 * SECOND + 3, filling=True))
+    assert observe == Observe((10 * SECOND,))
+    _, (keep, _) = step(state, observed(observe.windows, generation=2))
+    assert (keep.header.windows, keep.header.open_window) == ((10 * SECOND,), None)
+    assert keep.sightings["first_window"].tolist() == [10 * SECOND]
+
+
+def test_a_mode_that_is_wanted_waits_for_the_end_of_a_window_that_is_read_early():
+    state, _ = step(start(now=13 * SECOND + 5), Switch(Pace("conversation", 15 * SECOND)))
+    early = observed((13 * SECOND,))._replace(windows=(), open_window=13 * SECOND)
+    state, _ = step(state, early)
+    assert (state.mode, state.next_close) == ("detailed", 14 * SECOND)

@@ -101,6 +101,40 @@ def test_a_full_map(watch):
     assert found < sent.packets
 
 
+MANY = """
+import socket, sys, time
+to, ports, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+began = time.perf_counter()
+for number in range(ports):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 20000 + number))
+        sock.sendto(b"x" * 100, (to, 9))
+    while time.perf_counter() - began < number / rate:
+        time.sleep(0.001)
+"""
+
+
+def test_a_map_that_fills_in_a_long_window_is_read_before_it_is_full(watch):
+    """4,000 conversations, each seen at two taps, through maps of 4,096 entries in windows of 15 s; and a crash."""
+    world = watch(prepare, agent_flags=("--map-entries", "4096"), mode="conversation", **ALONE)
+    since = time.time_ns() - 1_000_000_000
+    to = world.lab.pod("c", "loss").addresses[0]
+    words = [sys.executable, "-c", MANY, to, "4000", "250"]
+    with subprocess.Popen(world.lab.command(world.lab.pod("a", "loss"), words)) as sender:
+        time.sleep(5.0)
+        world.stack.kill("agent-node1", signal.SIGKILL)
+        flags = ("--map-entries", "4096")
+        start_agent(world.lab, world.folder, world.stack, world.url, "node1", *flags, mode="conversation")
+        assert sender.wait(60) == 0
+    world.settle()
+    found, lost, _ = counted(world, since)
+    assert (found, lost) == (4000, {})
+    answer = world.ask("/v1/flows", since=rfc3339(since))
+    flows = [flow for flow in answer["flows"] if flow["provider"]["port"] == 9]
+    assert sorted(flow["consumer"]["port"] for flow in flows) == list(range(20000, 24000))
+    assert answer["completeness"]["complete"], answer["completeness"]["reasons"]
+
+
 def test_a_full_queue(watch, tmp_path):
     config = tmp_path / "agent.yaml"
     config.write_text("spool_cap: 3000\n")

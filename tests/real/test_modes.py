@@ -12,7 +12,7 @@ from ringfence.flows.present import rfc3339
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-SENT = 600
+SENT = 700
 SENDER = """
 import socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,9 +37,8 @@ def until(condition, seconds=60.0):
     raise AssertionError("it did not come to that")
 
 
-def order(world, mode):
-    for node in ("node1", "node2"):
-        world.client.put("/v1/orders", {"cluster": "lab", "node": node, "mode": mode})
+def order(world, mode, **of):
+    world.client.put("/v1/orders", {"cluster": "lab", "mode": mode, **of})
 
 
 def prepare(lab):
@@ -49,17 +48,22 @@ def prepare(lab):
     lab.exec(lab.pod("c", "modes"), ["iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "DROP"])
 
 
-def test_to_conversation_mode_and_back(watch):
-    world = watch(prepare, overlay="routed", traffic=False, probes=False, apps=False)
+def test_to_detailed_mode_and_back(watch):
+    """One node for the pods of a filter, the other by its name."""
+    world = watch(prepare, mode="conversation", overlay="routed", traffic=False, probes=False, apps=False)
     a, c = world.lab.pod("a", "modes"), world.lab.pod("c", "modes")
     since = time.time_ns() - 2_000_000_000
     words = [sys.executable, "-c", SENDER, c.addresses[0], str(SENT)]
+    pods, node2 = {"where": 'name == "a"'}, {"node": "node2"}
     with subprocess.Popen(world.lab.command(a, words)) as sender:
-        assert set(modes(world).values()) == {"detailed"}
-        order(world, "conversation")
-        until(lambda: set(modes(world).values()) == {"conversation"})
-        order(world, None)
+        assert set(modes(world).values()) == {"conversation"}
+        order(world, "detailed", **pods)
+        until(lambda: modes(world) == {"node1": "detailed", "node2": "conversation"})
+        order(world, "detailed", **node2)
         until(lambda: set(modes(world).values()) == {"detailed"})
+        order(world, None, **pods)
+        order(world, None, **node2)
+        until(lambda: set(modes(world).values()) == {"conversation"})
         assert sender.wait(120) == 0
     world.settle()
     answer = world.ask("/v1/flows", since=rfc3339(since))

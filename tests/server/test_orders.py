@@ -54,7 +54,8 @@ def test_other_nodes_are_not_disturbed(book):
 
 
 def test_modes_outlive_the_server_and_generations_are_never_used_twice(facts, book):
-    said = book.set_mode(Mode(*NODE, mode="detailed"))
+    assert book.set_mode(Mode(*NODE, mode="detailed")) == ("node1",)
+    said = book.of(*NODE)
     later = Book(facts, lambda: 2_000)
     later.start()
     assert later.of(*NODE).mode == "detailed"

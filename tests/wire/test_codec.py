@@ -109,7 +109,7 @@ def test_well_packed_nonsense_is_a_problem_or_a_batch(
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("window", START + 7, "does not close"),
+        ("window", START + 7, "does not tell of"),
         ("first_window", START + 1, "first window"),
         ("first", -1, "times"),
         ("last", START - 5, "times"),

@@ -42,6 +42,10 @@ from ringfence.wire.spool import Spool
 SECOND = 1_000_000_000
 PACE = 0.25
 """Seconds between two looks at whether to stop."""
+BUSY_PACE, FILLING = 0.05, 0.1
+"""The same while the fullest of the kernel's maps is fuller than this share."""
+FULL = 0.4
+"""Share of the kernel's map at which it is read before its window ends."""
 MODES = {"conversation": 15.0, "detailed": 1.0}
 """Seconds of one window in each mode (design section 4)."""
 
@@ -169,9 +173,11 @@ class Agent:
         while not stop.is_set():
             # An interface that comes wakes the loop at once, so that a new pod's first packets are seen.
             left = max(0.0, (state.next_close - _now()) / SECOND)
-            select.select([self._capture], [], [], min(PACE, left))
+            pace = PACE if self._capture.filled < FILLING else BUSY_PACE
+            select.select([self._capture], [], [], min(pace, left))
             self._capture.refresh()
-            state = self._advance(self._paced(state, desired.mode), Tick(_now()), shipper)
+            tick = Tick(_now(), filling=self._capture.filled > FULL)
+            state = self._advance(self._paced(state, desired.mode), tick, shipper)
         self._advance(state, Tick(_now(), final=True), shipper)
 
     def _paced(self, state: State, ordered: str | None) -> State:
@@ -207,6 +213,7 @@ class Agent:
         return Observed(
             now=_now(),
             windows=command.windows,
+            open_window=command.open_window,
             counts=drained.counts,
             generation=drained.generation,
             packets=drained.packets,
@@ -324,7 +331,11 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
 
 def _mark_of(header: BatchHeader) -> tuple[int, int]:
     """What a batch says of its kernel counts: their generation, and the end of the last window they close."""
-    return header.generation, max(header.windows, default=-header.window_length) + header.window_length
+    last = max(header.windows, default=None)
+    if last is None:
+        # Read early: every window was closed before the one that is open.
+        return header.generation, header.open_window or 0
+    return header.generation, last + header.window_length
 
 
 def _now() -> int:

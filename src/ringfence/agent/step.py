@@ -67,10 +67,12 @@ class State(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Time passed. `now` is UTC nanoseconds; `final` closes the open window early, before a clean stop."""
+    """Time passed. `now` is UTC nanoseconds; `final` closes the open window early, before a clean stop; `filling` says
+    that the kernel's maps should be read before they are full."""
 
     now: int
     final: bool = False
+    filling: bool = False
 
 
 class Observed(NamedTuple):
@@ -78,6 +80,7 @@ class Observed(NamedTuple):
 
     now: int
     windows: tuple[int, ...]
+    """Those that ended. None where the maps were read early: the counts are then of `open_window`."""
     counts: Table
     generation: int
     packets: int
@@ -97,6 +100,12 @@ class Observed(NamedTuple):
     """Connections that socket tables showed, oriented as opened."""
     ends: Table = np.zeros(0, END)
     """Sockets that speak to anybody; `process` indexes `process_infos`."""
+    open_window: int | None = None
+
+    @property
+    def told(self) -> tuple[int, ...]:
+        """The windows that the counts are of, ascending."""
+        return self.windows or (self.open_window or 0,)
 
 
 class Switch(NamedTuple):
@@ -106,9 +115,10 @@ class Switch(NamedTuple):
 
 
 class Observe(NamedTuple):
-    """Read the capture; these windows end now."""
+    """Read the capture; these windows end now, or, where none does, `open_window` goes on."""
 
     windows: tuple[int, ...]
+    open_window: int | None = None
 
 
 class Keep(NamedTuple):
@@ -172,7 +182,8 @@ def _tick(state: State, event: Tick) -> tuple[State, tuple[Command, ...]]:
         state = state._replace(next_close=aligned + length)
     end = aligned + length * event.final
     if end < state.next_close:
-        return state, ()
+        early = Observe((), state.next_close - length)
+        return state, (early,) * event.filling
     first = max(state.next_close - length, end - MAX_WINDOWS * length)
     windows = tuple(range(first, end, length))
     return state._replace(next_close=end + length), (Observe(windows),)
@@ -189,11 +200,11 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     accepted = _accepted(state.accepted, event)
     folded = fold(
         event.counts,
-        event.windows[-1],
+        event.told[-1],
         _place(event, pods),
         state.conversations,
         hints,
-        event.windows,
+        event.told,
         accepted,
     )
     named = _with_processes(state, event, folded, opened, pods)
@@ -219,6 +230,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         records=len(event.counts),
         generation=event.generation,
         unnamed_taps=folded.unnamed_taps,
+        open_window=event.open_window,
     )
     state = state._replace(
         sequence=header.sequence,
@@ -231,7 +243,8 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         translations=translations[MAX_TRANSLATIONS:],
     )
     state = _waiting(state, opened, named, openers, event)
-    state = _switched(state, event.windows[-1] + state.window_length)
+    if event.windows:
+        state = _switched(state, event.windows[-1] + state.window_length)
     return state, (Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
 
 
@@ -262,7 +275,7 @@ def _place(event: Observed, pods: tuple[str, ...]) -> Place:
 
 def _accepted(known: Table, event: Observed) -> Table:
     """What socket tables showed, and conntrack joins to it; as long and as much as conversations are remembered."""
-    window = event.windows[-1]
+    window = event.told[-1]
     fresh = _dated(event.accepted, window)
     kept = np.concatenate([known[known["window"] + IDLE_TCP > window], fresh])
     joined = through(kept, event.translations[event.translations["dumped"] == 1])
@@ -308,7 +321,7 @@ def _with_processes(
     ends = event.ends.copy()
     ends["process"] += len(state.openers)
     # Of older conversations nobody remembers whether their address was lent.
-    not_ours = (rows["consumer_pod"] == 0) & (rows["first_window"] < event.windows[0] - state.window_length)
+    not_ours = (rows["consumer_pod"] == 0) & (rows["first_window"] < event.told[0] - state.window_length)
     not_ours |= np.isin(folded.key, np.concatenate([state.lent, lent(event.translations)]))
     who = np.array([0, *map(holder_of, pods)], np.uint32)
     name_ends(rows, ends, _place(event, pods), who, not_ours)

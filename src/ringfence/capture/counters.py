@@ -101,6 +101,16 @@ class Counters:
         """The descriptor of one map."""
         return self._fds[name]
 
+    @property
+    def filled(self) -> float:
+        """The share that is used of the fullest map being counted into, 0 to 1."""
+        side = int(self._state["generation"][0]) & 1
+        used = self._state["dirty"][0, side * len(FAMILIES) : (side + 1) * len(FAMILIES)]
+        return max(
+            int(each) / entries_of(family, self._options.map_entries)
+            for family, each in zip(FAMILIES, used, strict=True)
+        )
+
     def drain(self) -> tuple[Table, tuple[Loss, ...], int]:
         """`(TAP_COUNT, losses, generation)` of the side not being counted into, swapping first when it is clear."""
         if self._state["committed"][0] + 1 == self._state["generation"][0]:
@@ -193,6 +203,12 @@ def unpin(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def entries_of(family: str, entries: int) -> int:
+    """How many entries the maps of a family are given, of what is asked for each."""
+    # A tunnelled packet is seen at an uplink only, where the packet inside it is seen at two taps.
+    return max(1, entries // 2 if family == "tunnel" else entries)
+
+
 def _count_map(family: str, generation: int) -> str:
     return f"{family}_{SIDES[generation & 1]}"
 
@@ -205,9 +221,7 @@ def _pin_name(name: str) -> str:
 def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
     """Set map sizes and variables, and refuse an object whose structs are not the ones Python reads."""
     for name in COUNT_MAPS:
-        # A tunnelled packet is seen at an uplink only, where the packet inside it is seen at two taps.
-        share = 2 if name.startswith("tunnel") else 1
-        loaded.set_entries(name, max(1, options.map_entries // share))
+        loaded.set_entries(name, entries_of(name.partition("_")[0], options.map_entries))
     constants = loaded.variables(".rodata")
     start = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)  # the compiler may put constants of its own behind
     table = constants[start : start + 4 * len(LAYOUT_TABLE)].view("<u4")

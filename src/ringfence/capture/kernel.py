@@ -289,6 +289,11 @@ class Capture:
         return {self._own_inode: None, **self._view.namespaces}
 
     @property
+    def filled(self) -> float:
+        """How full the fullest of the kernel's maps is, 0 to 1: read it before it is 1."""
+        return self._counters.filled if self._counters is not None else 0.0
+
+    @property
     def taps(self) -> tuple[TapInfo, ...]:
         """All taps; the index is the tap id of `Drained.counts`. A tap that went keeps its place for a while."""
         return self._attached.taps

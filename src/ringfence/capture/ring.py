@@ -133,6 +133,11 @@ class Ring:
         """The last drained counts are durable elsewhere."""
         self._held = None
 
+    @property
+    def filled(self) -> float:
+        """Never: what the ring has handed over waits in this process."""
+        return 0.0
+
     def remove_all(self) -> None:
         """Nothing is left in the kernel once the socket is closed."""
 

@@ -29,6 +29,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("agent", "ringfence.cli.agent"),
     ("enrol", "ringfence.cli.enrol"),
     ("connector", "ringfence.cli.connector"),
+    ("mode", "ringfence.cli.mode"),
     ("capture", "ringfence.cli.capture"),
     ("manifests", "ringfence.cli.manifests"),
 )

@@ -82,3 +82,5 @@ class BatchHeader(msgspec.Struct, frozen=True):
     """The kernel's name for the counts in here: an agent that comes back drops counts it already kept."""
     unnamed_taps: int = 0
     """Taps that saw a flow beyond the `columns.MAX_TAPS` a row can name (a flooded multicast, mostly)."""
+    open_window: int | None = None
+    """A window that rows are of and this batch does not close: the kernel's maps were read early, more is to come."""

@@ -18,6 +18,7 @@ from ringfence.server.completeness import Completeness, completeness
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.externals import Externals
 from ringfence.server.ingest import Ingest
+from ringfence.server.modes import resolver
 from ringfence.server.orders import Book as OrderBook
 from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
@@ -76,7 +77,7 @@ class Service:
         self.epoch = secrets.token_hex(8)
         """Of this life of the server: generations of policy objects begin anew with it."""
         self.catalog.start()
-        self.orders = OrderBook(facts, clock)
+        self.orders = OrderBook(facts, clock, resolver(book, self.catalog))
         self.captures = Captures(book, self.catalog, self.orders, clock)
         self.orders.start()
 

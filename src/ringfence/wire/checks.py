@@ -73,6 +73,9 @@ def _check_numbers(header: BatchHeader) -> None:
     _need(len(header.windows) <= MAX_WINDOWS, "too many windows", "header")
     _need(all(0 <= window < MAX_TIME for window in header.windows), "bad window", "header")
     _need(len(set(header.windows)) == len(header.windows), "a window twice", "header")
+    if header.open_window is not None:
+        _need(0 <= header.open_window < MAX_TIME, "bad open window", "header")
+        _need(header.open_window not in header.windows, "an open window that is closed", "header")
     _need(0 <= header.packets < MAX_COUNT, "bad packets", "header")
     _need(0 <= header.records < MAX_COUNT, "bad records", "header")
 
@@ -124,8 +127,9 @@ def _is_count(loss: Loss) -> bool:
 
 def _check_sightings(header: BatchHeader, table: Table) -> None:
     where = "sightings"
-    windows = np.array(sorted(header.windows), np.int64)
-    _need(_is_in(table["window"], windows).all(), "a window that the batch does not close", where)
+    begun = () if header.open_window is None else (header.open_window,)
+    windows = np.array(sorted((*header.windows, *begun)), np.int64)
+    _need(_is_in(table["window"], windows).all(), "a window that the batch does not tell of", where)
     first_window = table["first_window"]
     _need(((first_window >= 0) & (first_window <= table["window"])).all(), "bad first window", where)
     _need(

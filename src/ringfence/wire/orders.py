@@ -29,14 +29,6 @@ FULL = 262_144
 STREAM_TYPE = "application/x-pcapng"
 
 
-class Override(msgspec.Struct, frozen=True):
-    """Another mode for part of a node: a namespace, or a filter (CEL). For later; agents of now ignore them."""
-
-    mode: str
-    namespace: str | None = None
-    filter: str | None = None
-
-
 class Target(msgspec.Struct, frozen=True):
     """What to capture. `name` is NAMESPACE/POD or a node's name; without `uid` it is the node's own network."""
 
@@ -63,7 +55,6 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     mode: str | None = None
-    overrides: tuple[Override, ...] = ()
     captures: tuple[CaptureOrder, ...] = ()
 
 

@@ -14,22 +14,24 @@ from ringfence.flows.present import rfc3339
 from ringfence.server.access import AGENT, Refusal
 from ringfence.server.agents import speaker
 from ringfence.server.enrolment import ASK
-from ringfence.server.orders import Mode
+from ringfence.server.modes import Mode
 from ringfence.server.routes.filters import by
 from ringfence.server.service import Service
-from ringfence.wire.orders import Orders, Override
+from ringfence.wire.orders import Orders
 
 Cluster = Annotated[str, QueryParameter(description="the node's cluster")]
 NodeName = Annotated[str, QueryParameter(description="the node")]
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node's mode: `conversation`, `detailed`, or null for the agent's own setting."""
+    """A mode, `conversation` or `detailed`, of one of: a node, the pods of a namespace, the pods that `where` (CEL)
+    holds. Null takes it back: the agents' own setting holds again."""
 
     cluster: str
-    node: str
+    node: str | None = None
+    namespace: str | None = None
+    where: str | None = None
     mode: str | None = None
-    overrides: tuple[Override, ...] = ()
 
 
 def of_node(request: Request[Any, Any, Any], cluster: str, node: str) -> None:
@@ -54,13 +56,19 @@ async def ask(
 
 @get("/v1/orders")
 async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
-    """The modes that people desired of nodes."""
-    rows = [{**msgspec.structs.asdict(each), "at": rfc3339(each.at)} for each in service.orders.modes()]
+    """The modes that people desired, each with the nodes it is of now."""
+    rows = [
+        {**msgspec.structs.asdict(each), "at": rfc3339(each.at), "nodes": nodes}
+        for each, nodes in service.orders.modes()
+    ]
     return {"orders": rows}
 
 
 @put("/v1/orders")
-async def set_(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> Orders:  # type: ignore[type-arg]
-    """Desire a mode of a node; its agent hears at once. It is kept until it is changed."""
-    given = (data.cluster, data.node, data.mode, data.overrides, by(request), service.now())
-    return await asyncio.to_thread(service.orders.set_mode, Mode(*given))
+async def set_(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> dict[str, Any]:  # type: ignore[type-arg]
+    """Desire a mode of a node, or of those where pods of a namespace or filter are; kept until it is changed."""
+    wish = Mode(
+        data.cluster, data.node, data.mode, data.namespace, data.where, by=by(request), at=service.now()
+    )
+    nodes = await asyncio.to_thread(service.orders.set_mode, wish)
+    return {**msgspec.structs.asdict(data), "nodes": nodes}
