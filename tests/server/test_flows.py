@@ -265,3 +265,27 @@ def test_a_connection_of_hours_is_tied_by_the_last_dump(api, now):
     api.send(np.concatenate([before, after]), (window,), translations=translation)
     (connection,) = api.get("/v1/connections", since="1m")["connections"]
     assert [leg["leg"] for leg in connection["legs"]] == ["pre-dnat", "post-dnat"]
+
+
+def test_a_window_told_in_two_batches_counts_both_once(api, now):
+    """A kernel map was read early: the first batch has rows of a window that the second closes."""
+    window = now - 15 * SECOND
+    length = {"window_length": 15 * SECOND}
+    api.send(sighting(window, packets=(6, 5)), (), open_window=window, **length)
+    api.send(sighting(window, packets=(2, 1)), (window,), **length)
+    api.send(sighting(window, role=1, packets=(7, 5)), (), node="node2", open_window=window, **length)
+    api.send(sighting(window, role=1, packets=(1, 1)), (window,), node="node2", **length)
+    (flow,) = flows(api)
+    assert counts(flow) == (8, 6)
+
+
+def test_ports_are_folded_away_when_asked(api, now):
+    window = now - 5 * SECOND
+    rows = [sighting(window, ports=(4000 + number, 80)) for number in range(5)]
+    api.send(np.concatenate(rows), (window,))
+    assert len(flows(api)) == 5
+    (one,) = api.get("/v1/flows", since="10m", fold="true")["flows"]
+    assert (one["connections"], one["consumer"]["port"], one["provider"]["port"]) == (5, None, 80)
+    assert counts(one) == (30, 25)
+    assert one["flow_id"] != one["connection_id"]
+    assert api.get("/v1/flows", since="10m", fold="true", namespace="nowhere")["flows"] == []

@@ -29,12 +29,19 @@ def list_flows(
     category: Annotated[
         str | None, typer.Option(help="Only this category, e.g. pod-to-pod-via-service.")
     ] = None,
+    fold: Annotated[
+        bool,
+        typer.Option("--fold", help="One row for all connections that differ in the consumer's port only."),
+    ] = False,
     limit: Annotated[int, typer.Option(help="Most flows to show.", min=1, max=100_000)] = 1000,
     output: OutputOption = Output.table,
     server: ServerOption = None,
     token: TokenOption = None,
 ) -> None:
     """Show the flows the server has, newest first. json, jsonl and yaml are the contract's flows.
+
+    With --fold, connections of one consumer to one provider and port are one row for each leg, with how many there were;
+    those whose direction is a guess keep their ports.
 
     Example: `ringfence flows list --since 1h --namespace sock-shop -o jsonl`
     """
@@ -48,10 +55,12 @@ def list_flows(
         "workload": workload,
         "category": category,
         "limit": limit,
+        **({"fold": "true"} if fold else {}),
     }
     answer = Client(server, token).get("/v1/flows", asked)
     if output is Output.table:
-        emit_table(None, COLUMNS, (_row(flow) for flow in answer["flows"]), SPARE)
+        rows = ((*_row(flow), *(flow["connections"],) * fold) for flow in answer["flows"])
+        emit_table(None, (*COLUMNS, *("connections",) * fold), rows, SPARE)
     else:
         emit(answer["flows"], output)
     note_completeness(answer["completeness"])

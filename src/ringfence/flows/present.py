@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs
 from ringfence.model.addresses import unpack
@@ -104,6 +106,24 @@ def present(
             counts=not row["unseen"],
             verdict=None,
         )
+
+
+def refolded(flow: Flow, row: Any, connection: int, connections: int, facts: Facts) -> Flow:
+    """`flow`, the first of several, as the one they were folded into (`folded.fold_ports`: a row of its `flows`)."""
+    values = {name: row[name].item() for name in row.dtype.names}
+    port = values["consumer_port"] or None
+    reason = int(drops(row.reshape(1))[0])
+    return msgspec.structs.replace(
+        flow,
+        flow_id=hexadecimal(values["flow_id"]),
+        connection_id=hexadecimal(connection),
+        **_times(values),
+        **_counters(values),
+        **facts._asdict(),
+        consumer=msgspec.structs.replace(flow.consumer, port=port),
+        drop_reason=DROP_NAMES[reason] if reason and not values["unseen"] else None,
+        connections=connections,
+    )
 
 
 def _times(row: dict[str, Any]) -> dict[str, Any]:

@@ -89,3 +89,5 @@ class Flow(msgspec.Struct, frozen=True):
     taps: tuple[Tap, ...]
     counts: bool
     verdict: str | None
+    connections: int = 1
+    """How many connections it stands for, where consumers' ports were folded away."""

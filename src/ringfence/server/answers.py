@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ringfence.discovery.edges import edges
 from ringfence.flows.categories import categories, placements
+from ringfence.flows.folded import FoldedFlows, fold_ports
+from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs, link
-from ringfence.flows.present import hexadecimal, present
+from ringfence.flows.present import hexadecimal, present, refolded
 from ringfence.model.columns import Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
@@ -81,6 +83,18 @@ class Answers:
             rows = np.flatnonzero(matching(part, wanted))
             rows = rows[np.argsort(-part.flows["first"][rows], kind="stable")][:limit]
             found += show(part, rows)
+        return sorted(found, key=lambda flow: flow.start, reverse=True)[:limit]
+
+    def conversations(self, since: int, until: int, wanted: Filter, limit: int) -> list[Flow]:
+        """Legs of matching connections with the consumers' ports folded away, newest first, at most `limit`."""
+        found: list[Flow] = []
+        for part in self.linked(since, until):
+            rows = np.flatnonzero(matching(part, wanted))
+            legs = _within(part.legs, rows, len(part.flows))
+            flows = part.flows[rows]
+            flows["drop"] = drops(flows)
+            made = fold_ports(flows, legs, part.ends.consumer[rows], part.ends.provider[rows])
+            found += _show_folded(part, made, rows, limit)
         return sorted(found, key=lambda flow: flow.start, reverse=True)[:limit]
 
     def connections(self, since: int, until: int, wanted: Filter, limit: int) -> list[Connection]:
@@ -181,6 +195,26 @@ def show(part: Linked, rows: I64) -> list[Flow]:
     facts = [part.stored.facts(flow) for flow in flows]
     names = [part.categories[row] for row in rows.tolist()]
     return list(present(flows, legs, consumers, providers, names, taps, facts))
+
+
+def _within(legs: Legs, rows: I64, count: int) -> Legs:
+    """The legs of `rows`, of whole connections, with openers and servers as indexes into them."""
+    place = np.zeros(count, np.int64)
+    place[rows] = np.arange(len(rows))
+    part = Legs._make(column[rows] for column in legs)
+    return part._replace(opener=place[part.opener], server=place[part.server])
+
+
+def _show_folded(part: Linked, made: FoldedFlows, rows: I64, limit: int) -> list[Flow]:
+    """The newest conversations as values; `rows` are those of `part` that were folded."""
+    newest = np.argsort(-made.flows["first"], kind="stable")[:limit]
+    shown = show(part, rows[made.row[newest]])
+    flows, legs = made.flows[newest], made.legs.connection[newest]
+    told = zip(shown, flows, legs.tolist(), made.connections[newest].tolist(), strict=True)
+    return [
+        refolded(flow, row, connection, number, part.stored.facts(row))
+        for flow, row, connection, number in told
+    ]
 
 
 def _endpoints(part: Linked, rows: I64) -> tuple[list[Endpoint], list[Endpoint]]:

@@ -28,6 +28,10 @@ Category = Annotated[
     str | None, QueryParameter(description="only this category, e.g. pod-to-pod-via-service")
 ]
 
+Fold = Annotated[
+    bool, QueryParameter(description="one row for all connections that differ in the consumer's port")
+]
+
 
 class FlowsBody(msgspec.Struct, frozen=True):
     """Flows, newest first."""
@@ -60,11 +64,13 @@ def flows(
     namespace: Name = None,
     workload: Name = None,
     category: Category = None,
+    fold: Fold = False,
 ) -> FlowsBody:
     """Flows of the asked time; with filters, every leg of the connections that match."""
     asked = service.span(since, until)
     wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
-    return FlowsBody(service.answers.flows(*asked, wanted, limit), service.completeness(*asked))
+    answer = service.answers.conversations if fold else service.answers.flows
+    return FlowsBody(answer(*asked, wanted, limit), service.completeness(*asked))
 
 
 @get("/v1/flows/{flow_id:str}", sync_to_thread=True)
