@@ -41,6 +41,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile __be16 vxlan_ports[PORTS_VXLAN] = {};
 const volatile __be16 geneve_ports[PORTS_GENEVE] = {};
 
+/* One packet in so many is counted, as so many; 0: every one. */
+const volatile __u32 sample = 0;
+
 const volatile __u32 layout[] = {
 	sizeof(struct key_v4), offsetof(struct key_v4, sport), offsetof(struct key_v4, tap),
 	sizeof(struct key_v6), offsetof(struct key_v6, sport), offsetof(struct key_v6, tap),
@@ -144,6 +147,19 @@ static __always_inline void add(struct count *count, const struct amount *amount
 		count->last = now;
 }
 
+/* Whether a packet is left out where only some are counted. What opens or ends a connection, and what an error says of
+ * one, never is. */
+static __noinline bool left_out(struct amount *amount)
+{
+	if (amount->flags & (TCP_SYN | TCP_FIN | TCP_RST | FLAG_UNREACHABLE))
+		return false;
+	if (bpf_get_prandom_u32() % sample)
+		return true;
+	amount->packets *= sample;
+	amount->octets *= sample;
+	return false;
+}
+
 /* No other program of ours can run on this CPU between our lookup and our update (bottom halves are off),
  * and an update writes only this CPU's share: so BPF_ANY can never overwrite a count. */
 
@@ -153,6 +169,8 @@ static __always_inline void add(struct count *count, const struct amount *amount
 		struct count fresh = {};                                                       \
 		__u32 side = state.generation & 1;                                             \
 		long failed;                                                                   \
+		if (unlikely(sample) && left_out(amount))                                      \
+			break;                                                                 \
 		/* Two call sites, kept apart, so that the verifier inlines each lookup. */    \
 		if (side) {                                                                    \
 			count = bpf_map_lookup_elem(&odd, key);                                \

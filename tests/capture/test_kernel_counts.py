@@ -17,6 +17,7 @@ import pytest
 from ringfence.flows.keys import tuple_hash
 from ringfence.model.addresses import MAPPED
 from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, TUPLE, Kind
+from ringfence.model.problems import Problem
 
 pytestmark = pytest.mark.real
 
@@ -241,3 +242,30 @@ def test_addresses_are_mapped(lan: Any) -> None:
     udp(lan, 10, 1)
     row = leaving(capture.drain().counts, dst_port=7000)[0]
     assert (int(row["src_lo"]), int(row["dst_lo"])) == (MAPPED | 0x0A4D0001, MAPPED | 0x0A4D0002)
+
+
+def test_sampling_estimates_and_leaves_no_connection_out(lan):
+    """One in 8 of 20,000 packets: the estimate's standard deviation is 8 * sqrt(20,000 * 1/8 * 7/8), 374 packets."""
+    capture = lan.capture(sample=8)
+    udp(lan, 100, 20_000)
+    with lan.open(lan.far, socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((FAR, 5002))
+        listener.listen(200)
+        for _ in range(100):
+            with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as one:
+                one.connect((FAR, 5002))
+                listener.accept()[0].close()
+    counts = capture.drain().counts
+    (datagrams,) = leaving(counts, protocol=17, dst_port=7000)
+    assert datagrams["packets"] % 8 == 0
+    assert abs(int(datagrams["packets"]) - 20_000) < 6 * 374
+    assert datagrams["octets"] == datagrams["packets"] * 128
+    opened = leaving(counts, protocol=6, dst_port=5002)
+    assert len(opened) == 100
+    assert (opened["flags"] & FLAG_SYN_ONLY != 0).all()
+    assert any("one packet in 8" in note for note in capture.notes)
+
+
+def test_a_ring_cannot_sample(lan):
+    with pytest.raises(Problem, match="sampling needs eBPF"):
+        lan.capture(sample=8, path="packet")

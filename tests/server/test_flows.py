@@ -289,3 +289,12 @@ def test_ports_are_folded_away_when_asked(api, now):
     assert counts(one) == (30, 25)
     assert one["flow_id"] != one["connection_id"]
     assert api.get("/v1/flows", since="10m", fold="true", namespace="nowhere")["flows"] == []
+
+
+def test_what_was_sampled_says_so(api, now):
+    window = now - 5 * SECOND
+    api.send(sighting(window, packets=(80, 0)), (window,), sample=8)
+    api.send(sighting(window, ports=(41023, 80)), (window,), node="node2")
+    told = {flow["consumer"]["port"]: flow["sample"] for flow in flows(api)}
+    assert told == {41022: 8, 41023: None}
+    assert {flow["sample"] for flow in api.get("/v1/flows", since="10m", fold="true")["flows"]} == {8}

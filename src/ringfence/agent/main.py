@@ -51,6 +51,7 @@ MODES = {"conversation": 15.0, "detailed": 1.0}
 
 MOST_ENTRIES = 400_000
 """Entries of each map: all maps together must fit one batch (`wire.codec.MAX_ROWS`)."""
+MOST_SAMPLED = 10_000
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "auto"
     """How packets are met: tcx (Linux 6.6), clsact, packet (an AF_PACKET ring, without eBPF); auto takes the first that
     the machine allows."""
+    sample: int = 1
+    """One packet in so many is counted, and told as so many; 1 counts every one. Those that open or end a TCP connection are
+    always counted, so every connection stays known. Flows that were sampled say so (`sample`)."""
     processes: bool = True
     """Name the processes at both ends of conversations."""
     cpu_limit: float | None = None
@@ -214,6 +218,7 @@ class Agent:
             now=_now(),
             windows=command.windows,
             open_window=command.open_window,
+            sample=self._settings.sample,
             counts=drained.counts,
             generation=drained.generation,
             packets=drained.packets,
@@ -294,6 +299,8 @@ def check(settings: AgentSettings) -> None:
     if settings.window is not None and not 0.1 <= settings.window <= 3600:
         raise Problem(f"window of {settings.window} s", "window", "use 0.1 to 3600 seconds")
     check_budget(_budget(settings))
+    if not 1 <= settings.sample <= MOST_SAMPLED:
+        raise Problem(f"one packet in {settings.sample}", "sample", f"use 1 (every packet) to {MOST_SAMPLED}")
     if not 1 <= settings.map_entries <= MOST_ENTRIES:
         raise Problem(
             f"map of {settings.map_entries} entries",
@@ -324,6 +331,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         include=settings.include,
         exclude=settings.exclude,
         path=settings.path,
+        sample=settings.sample,
         processes=settings.processes,
         detailed=settings.mode == "detailed",
     )

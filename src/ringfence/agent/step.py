@@ -101,6 +101,8 @@ class Observed(NamedTuple):
     ends: Table = np.zeros(0, END)
     """Sockets that speak to anybody; `process` indexes `process_infos`."""
     open_window: int | None = None
+    sample: int = 1
+    """One packet in so many was counted."""
 
     @property
     def told(self) -> tuple[int, ...]:
@@ -231,6 +233,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         generation=event.generation,
         unnamed_taps=folded.unnamed_taps,
         open_window=event.open_window,
+        sample=event.sample,
     )
     state = state._replace(
         sequence=header.sequence,

@@ -57,6 +57,8 @@ class Options(NamedTuple):
     map_entries: int
     tunnel_ports: tuple[int, ...]
     geneve_ports: tuple[int, ...]
+    sample: int = 1
+    """One packet in so many is counted."""
 
 
 class Counters:
@@ -223,12 +225,14 @@ def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
     for name in COUNT_MAPS:
         loaded.set_entries(name, entries_of(name.partition("_")[0], options.map_entries))
     constants = loaded.variables(".rodata")
-    start = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)  # the compiler may put constants of its own behind
+    sample = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)
+    start = sample + 4  # the compiler may put constants of its own behind
     table = constants[start : start + 4 * len(LAYOUT_TABLE)].view("<u4")
     if tuple(table.tolist()) != LAYOUT_TABLE:
         raise Problem("kernel program does not fit this version", "tap.bpf.o", "rebuild it: make bpf")
     _set_ports(constants, 0, options.tunnel_ports, _VXLAN_PLACES, "tunnel_ports")
     _set_ports(constants, 2 * _VXLAN_PLACES, options.geneve_ports, _GENEVE_PLACES, "geneve_ports")
+    constants[sample:start].view("<u4")[0] = options.sample if options.sample > 1 else 0
     state = loaded.variables(".bss")[: STATE.itemsize].view(STATE)
     # Generations of different loads must never be equal, so they start at the time, made even.
     start = time.clock_gettime_ns(time.CLOCK_REALTIME) & ~1

@@ -19,6 +19,7 @@ from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import Insides, View, look, namespace_inode
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
+from ringfence.model.problems import Problem
 
 if TYPE_CHECKING:
     from ringfence.capture.ring import Ring
@@ -57,6 +58,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     the first that the machine allows."""
     detailed: bool = False
     """Also take what sockets say of their own sending: smoothed round trips and segments sent again."""
+    sample: int = 1
+    """One packet in so many is counted, as so many; those that open or end a connection always."""
     processes: bool = True
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
 
@@ -118,7 +121,13 @@ class Capture:
         path, note = paths.choose(settings.path, settings.netns)
         self._notes.append(note)
         self._folder = Path(settings.pin_dir)
-        options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports)
+        if settings.sample > 1:
+            self._notes.append(f"one packet in {settings.sample} is counted, as {settings.sample}")
+        if settings.sample > 1 and path == "packet":
+            raise Problem(
+                "sampling needs eBPF", f"sample={settings.sample}", "set it to 1, or allow tcx or clsact"
+            )
+        options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports, settings.sample)
         if path == "packet":
             self._open_ring(options)
         else:

@@ -91,7 +91,8 @@ def _added(flows: Table, starts: I64, first: Table) -> Table:
         made[name] = np.bitwise_or.reduceat(flows[name], starts)
     made["first"] = np.minimum.reduceat(flows["first"], starts)
     made["last"] = np.maximum.reduceat(flows["last"], starts)
-    made["drop"] = np.maximum.reduceat(flows["drop"], starts)
+    for name in ("drop", "sample"):
+        made[name] = np.maximum.reduceat(flows[name], starts)
     for name in (*MEANS, *TOTALS):
         made[name] = _measured(flows[name], starts, name in MEANS)
     for name in SHARED:

@@ -105,6 +105,7 @@ def present(
             taps=seen,
             counts=not row["unseen"],
             verdict=None,
+            sample=row["sample"] if row["sample"] > 1 else None,
         )
 
 
@@ -123,6 +124,7 @@ def refolded(flow: Flow, row: Any, connection: int, connections: int, facts: Fac
         consumer=msgspec.structs.replace(flow.consumer, port=port),
         drop_reason=DROP_NAMES[reason] if reason and not values["unseen"] else None,
         connections=connections,
+        sample=values["sample"] if values["sample"] > 1 else None,
     )
 
 

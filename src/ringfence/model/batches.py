@@ -84,3 +84,5 @@ class BatchHeader(msgspec.Struct, frozen=True):
     """Taps that saw a flow beyond the `columns.MAX_TAPS` a row can name (a flooded multicast, mostly)."""
     open_window: int | None = None
     """A window that rows are of and this batch does not close: the kernel's maps were read early, more is to come."""
+    sample: int = 1
+    """One packet in so many was counted; counters are already scaled."""

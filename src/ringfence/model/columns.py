@@ -229,6 +229,7 @@ FLOW = np.dtype(
         ("names", "<u4"),  # index + 1 into the answer's names
         ("tls", "<u4"),  # index + 1 into the answer's TLS facts
         ("node", "<u4"),  # index + 1 into the answer's nodes: whose sighting counts; 0 for files
+        ("sample", "<u4"),  # one packet in so many was counted, and told as so many; 0 and 1 are every one
         ("unseen", "u1"),  # 1 for a leg made from conntrack alone: no taps, counters null
     ]
 )

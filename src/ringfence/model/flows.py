@@ -91,3 +91,5 @@ class Flow(msgspec.Struct, frozen=True):
     verdict: str | None
     connections: int = 1
     """How many connections it stands for, where consumers' ports were folded away."""
+    sample: int | None = None
+    """One packet in so many was counted, and told as so many: counters are estimates. Null where every one was."""

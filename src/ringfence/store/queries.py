@@ -279,6 +279,7 @@ def _merge(table: Table, extra: pa.Table, rows: I64, chosen: Chosen, at: I64) ->
         np.add.at(table[name], flow, part[name])
     for name in FLAGS:
         np.bitwise_or.at(table[name], flow, part[name])
+    np.maximum.at(table["sample"], flow, part["sample"])
     np.minimum.at(table["first"], flow, part["first"])
     np.maximum.at(table["last"], flow, part["last"])
 
@@ -361,7 +362,7 @@ def _borrow(counted: Table, table: Table, chosen: Chosen) -> None:
 def _counters(rows: pa.Table) -> Table:
     """A FLOW table with times and counters of `rows`; the rest is zero."""
     table = structured(FLOW, rows.num_rows)
-    for name in ("first", "last", *COUNTS, *FLAGS, *MEASURED, "drop"):
+    for name in ("first", "last", *COUNTS, *FLAGS, *MEASURED, "drop", "sample"):
         table[name] = rows[name].to_numpy()
     return table
 

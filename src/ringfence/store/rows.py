@@ -56,6 +56,7 @@ def sightings_table(
         "names": _terms(rows["names"], header.names),
         "tls": _terms(rows["tls"], [_text(tls) for tls in header.tls]),
         "taps": _taps(rows["taps"], [f"{tap.at}/{tap.interface}" for tap in header.taps]),
+        "sample": np.full(len(rows), header.sample, np.uint32),
     }
     return _filled(SIGHTINGS, header, rows, segment, made)
 

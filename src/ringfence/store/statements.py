@@ -83,7 +83,7 @@ def _seen_in(source: str) -> str:
 SELECT flow_id, cluster, node, tuple_hash_ AS tuple_hash, began, inside, first_ AS first, last_ AS last,
     earliest_ AS earliest, latest_ AS latest, role_ AS role,
     direction_ AS direction, orientation AS reversed, protocol_ AS protocol, kind_ AS kind, zone_ AS zone,
-    inner_ AS inner, drop_ AS drop, taps_ AS taps, {_RENAMED_FACTS}, {_RENAMED}
+    inner_ AS inner, drop_ AS drop, sample_ AS sample, taps_ AS taps, {_RENAMED_FACTS}, {_RENAMED}
 FROM (
     SELECT flow_id, cluster, node, orientation, any(tuple_hash) AS tuple_hash_, min(first_window) AS began,
         countIf({_INSIDE}) AS inside,
@@ -93,7 +93,7 @@ FROM (
         any(kind) AS kind_, any(zone) AS zone_, any(inner) AS inner_, min(rtt_us) AS rtt_us_,
         min(first) AS earliest_, max(last) AS latest_,
         if(min(srtt_us) = {UNKNOWN_U4}, {UNKNOWN_U4}, argMaxIf(srtt_us, last, srtt_us != {UNKNOWN_U4})) AS srtt_us_,
-        {", ".join(map(_counted, COUNTED))}, max(drop) AS drop_,
+        {", ".join(map(_counted, COUNTED))}, max(drop) AS drop_, max(sample) AS sample_,
         {", ".join(f"max({name}) AS {name}_" for name in TEXTS)}, argMax(taps, length(taps)) AS taps_, {_ROW}
     FROM ({source}) GROUP BY cluster, flow_id, node, orientation
 ) ORDER BY flow_id, node
@@ -104,11 +104,11 @@ def _gaps_in(source: str) -> str:
     """What each node saw of each flow in windows that others never closed."""
     return f"""
 SELECT flow_id, cluster, node, window, min(first_) AS first, max(last_) AS last,
-    {", ".join(f"min({name}_) AS {name}" for name in MEASURED)}, max(drop_) AS drop,
+    {", ".join(f"min({name}_) AS {name}" for name in MEASURED)}, max(drop_) AS drop, max(sample_) AS sample,
     {", ".join(f"sum({name}_) AS {name}" for name in COUNTS)},
     {", ".join(f"groupBitOr({name}_) AS {name}" for name in FLAGS)}
 FROM (
-    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, drop AS drop_,
+    SELECT flow_id, cluster, node, window, first AS first_, last AS last_, drop AS drop_, sample AS sample_,
         {", ".join(f"{name} AS {name}_" for name in MEASURED)},
         {", ".join("if(reversed = orientation, {0}, {1}) AS {0}_".format(*_sides(name)) for name in (*COUNTS, *FLAGS))}
     FROM ({source}) WHERE {_INSIDE} AND window IN (SELECT arrayJoin({{holes:Array(Int64)}}))

@@ -24,6 +24,8 @@ MAX_ALPN = 64
 """Most protocols of one ClientHello."""
 MAX_TERMS = 100_000
 """Most entries of one dictionary."""
+MAX_SAMPLE = 1 << 20
+"""The coarsest sampling: one packet in so many."""
 MAX_COUNT = 1 << 60
 """Largest counter: sums of a few rows stay within 64 bits."""
 MAX_TIME = 1 << 62
@@ -73,6 +75,7 @@ def _check_numbers(header: BatchHeader) -> None:
     _need(len(header.windows) <= MAX_WINDOWS, "too many windows", "header")
     _need(all(0 <= window < MAX_TIME for window in header.windows), "bad window", "header")
     _need(len(set(header.windows)) == len(header.windows), "a window twice", "header")
+    _need(1 <= header.sample <= MAX_SAMPLE, "bad sample", "header")
     if header.open_window is not None:
         _need(0 <= header.open_window < MAX_TIME, "bad open window", "header")
         _need(header.open_window not in header.windows, "an open window that is closed", "header")
