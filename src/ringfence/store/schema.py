@@ -149,9 +149,10 @@ SIGHTINGS = TableDef(
                 "taps": "taps of the node that saw it: `at/interface`, separated by spaces",
             },
         ),
-        *_plain(
+        Column(
+            "sample",
             "UInt32",
-            {"sample": "one packet in so many was counted, and told as so many; 0 and 1 are every one"},
+            "one packet in so many was counted, and told as so many; 0 and 1 are every one",
         ),
     ),
     ("window", "flow_id", "node"),
