@@ -84,7 +84,12 @@ def contenders(folder: Path) -> list[Contender]:
 
 def cpu(pid: int) -> float:
     """Seconds of user and system time of a process and everything below it."""
-    total, pending = 0.0, [pid]
+    return sum(times(pid))
+
+
+def times(pid: int) -> tuple[float, float]:
+    """(user, system) seconds of a process and everything below it."""
+    user, system, pending = 0.0, 0.0, [pid]
     while pending:
         one = pending.pop()
         try:
@@ -92,8 +97,9 @@ def cpu(pid: int) -> float:
             pending += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
         except (OSError, ValueError):
             continue
-        total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
+        user += int(fields[11]) / TICKS
+        system += int(fields[12]) / TICKS
+    return user, system
 
 
 def burst(namespace: str, seconds: int) -> tuple[float, float]:

@@ -121,7 +121,7 @@ def test_a_map_that_fills_in_a_long_window_is_read_before_it_is_full(watch):
     to = world.lab.pod("c", "loss").addresses[0]
     words = [sys.executable, "-c", MANY, to, "4000", "250"]
     with subprocess.Popen(world.lab.command(world.lab.pod("a", "loss"), words)) as sender:
-        time.sleep(5.0)
+        time.sleep(1.0)
         world.stack.kill("agent-node1", signal.SIGKILL)
         flags = ("--map-entries", "4096")
         start_agent(world.lab, world.folder, world.stack, world.url, "node1", *flags, mode="conversation")

@@ -16,6 +16,7 @@ import msgspec
 from ringfence import __version__
 from ringfence.agent.budget import Budget, window
 from ringfence.agent.budget import check as check_budget
+from ringfence.agent.filling import Filling, is_due, look, pause
 from ringfence.agent.identity import Enrol, caller, sender
 from ringfence.agent.meter import Limits, allowed
 from ringfence.agent.orders import Desired, Listener
@@ -40,12 +41,6 @@ from ringfence.wire.codec import encode
 from ringfence.wire.spool import Spool
 
 SECOND = 1_000_000_000
-PACE = 0.25
-"""Seconds between two looks at whether to stop."""
-BUSY_PACE, FILLING = 0.05, 0.1
-"""The same while the fullest of the kernel's maps is fuller than this share."""
-FULL = 0.4
-"""Share of the kernel's map at which it is read before its window ends."""
 MODES = {"conversation": 15.0, "detailed": 1.0}
 """Seconds of one window in each mode (design section 4)."""
 
@@ -174,13 +169,14 @@ class Agent:
             kept,
             closed if self._capture.adopted else 0,
         )
+        filling = Filling(time.monotonic())
         while not stop.is_set():
             # An interface that comes wakes the loop at once, so that a new pod's first packets are seen.
             left = max(0.0, (state.next_close - _now()) / SECOND)
-            pace = PACE if self._capture.filled < FILLING else BUSY_PACE
-            select.select([self._capture], [], [], min(pace, left))
+            select.select([self._capture], [], [], min(pause(filling), left))
             self._capture.refresh()
-            tick = Tick(_now(), filling=self._capture.filled > FULL)
+            filling = look(filling, time.monotonic(), self._capture.filled)
+            tick = Tick(_now(), filling=is_due(filling))
             state = self._advance(self._paced(state, desired.mode), tick, shipper)
         self._advance(state, Tick(_now(), final=True), shipper)
 
