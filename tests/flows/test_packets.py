@@ -68,8 +68,8 @@ def test_a_handshake_tells_who_opened_and_how_far_away() -> None:
     (flow,) = counted(packets({"flags": SYN}, back(flags=SYN_ACK), {"flags": ACK, "octets": 52})).flows
     assert (flow["consumer_port"], flow["provider_port"], flow["direction"]) == (40000, 80, Direction.SYN)
     assert (flow["consumer_packets"], flow["consumer_octets"], flow["provider_packets"]) == (2, 152, 1)
-    assert (flow["first"], flow["last"], flow["rtt_us"]) == (0, 2_000_000, 1000)
-    assert flow["retransmits"] == UNKNOWN_U4
+    assert (flow["first"], flow["last"], flow["rtt_us"]) == (0, 2_000_000, 2000)
+    assert flow["retransmits"] == UNKNOWN_U4  # nothing said where TCP stood
 
 
 def test_a_syn_ack_alone_tells_too() -> None:
@@ -79,8 +79,24 @@ def test_a_syn_ack_alone_tells_too() -> None:
 
 
 def test_a_repeated_syn_leaves_the_round_trip_unknown() -> None:
-    (flow,) = counted(packets({"flags": SYN}, {"flags": SYN}, back(flags=SYN_ACK))).flows
-    assert flow["rtt_us"] == UNKNOWN_U4
+    """Karn's rule, of SYN and of SYN-ACK; what is repeated after the answer changes nothing."""
+    syn, answer, ack = {"flags": SYN}, back(flags=SYN_ACK), {"flags": ACK}
+
+    def rtt(*rows: dict[str, object], cut: int = 0) -> int:
+        whole, place = packets(*rows), np.arange(len(rows))
+        (flow,) = counted(whole.take(place < cut), whole.take(place >= cut)).flows
+        return int(flow["rtt_us"])
+
+    for cut in range(5):
+        assert rtt(syn, answer, ack, cut=cut) == 2000
+        assert rtt(syn, answer, ack, syn, answer, cut=cut) == 2000
+        assert rtt(syn, answer, syn, ack, ack, cut=cut) == 3000
+        assert rtt(ack, syn, answer, ack, cut=cut) == 2000
+        assert rtt(syn, syn, answer, ack, cut=cut) == UNKNOWN_U4
+        assert rtt(syn, answer, answer, ack, cut=cut) == UNKNOWN_U4
+        assert rtt(syn, answer, cut=cut) == UNKNOWN_U4
+        assert rtt(syn, ack, cut=cut) == 1000  # a capture of one direction
+        assert rtt(syn, answer, {"flags": ACK, "time": 1_500_000_000}, cut=cut) == UNKNOWN_U4
 
 
 def test_a_late_syn_still_decides() -> None:

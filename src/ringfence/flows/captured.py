@@ -16,13 +16,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.keys import flow_id, text_hash, tuple_hash
+from ringfence.flows.handshakes import FIRST_RETRY
+from ringfence.flows.keys import flow_id, hash_words, text_hash, tuple_hash
 from ringfence.flows.packets import (
     ANSWERS,
     ASKS,
     I64,
     NEVER,
     ONE_WAY,
+    PLACES,
     QUESTION_OF,
     U64,
     Mask,
@@ -31,6 +33,8 @@ from ringfence.flows.packets import (
     merged,
     one_way,
 )
+from ringfence.flows.quoted import QUOTE, mark
+from ringfence.flows.sequences import Sequences, tell
 from ringfence.model.columns import FLOW, UNKNOWN_U4, Direction, Table, structured
 from ringfence.model.distinct import distinct
 from ringfence.model.protocols import ICMP, ICMPV6
@@ -61,6 +65,8 @@ class Counting:
         self._pairs: list[I64] = [np.zeros((0, 2), np.int64)]
         self._firsts: list[Table] = []
         self._laters: list[tuple[Packets, I64, I64]] = []
+        self._sequences = Sequences()
+        self._quotes: list[Table] = []
         self._seen = 0
 
     def add(self, packets: Packets) -> None:
@@ -75,6 +81,7 @@ class Counting:
             place = np.flatnonzero(~later)
             whole = packets.take(place)
         table, groups = one_way(whole, 0)
+        self._sequences.add(whole, table["way"], groups)
         table["order"] = order[place][table["order"]]
         self._after(table, order[place])
         group = np.full(len(later), -1, np.int64)
@@ -85,9 +92,15 @@ class Counting:
         self._rows += len(table)
         self._seen += len(order)
 
+    def quoted(self, quotes: Table) -> None:
+        """Packets (flows.quoted.QUOTE) that errors in the capture said did not arrive."""
+        self._quotes.append(_distinct_quotes(quotes))
+
     @staticmethod
     def _after(table: Table, order: I64) -> None:
-        for name in ("syn_order", "syn_ack_order"):
+        for name in PLACES:
+            if name.endswith("_time"):
+                continue
             known = table[name] != NEVER
             table[name][known] = order[table[name][known]]
 
@@ -108,8 +121,11 @@ class Counting:
         table = np.concatenate([np.zeros(0, ONE_WAY), *self._tables])
         whole, place = merged(table)
         flows, flow_of = conversations(whole)
+        tell(flows, whole, flow_of, self._sequences)
         pairs = flow_of[place[np.concatenate(self._pairs)]]
-        return Captured(*_named(flows, whole, flow_of, _distinct(pairs)))
+        depth = _named(flows, whole, flow_of)
+        mark(flows, depth, np.concatenate([np.zeros(0, QUOTE), *self._quotes]))
+        return Captured(flows, _insides(flows, _distinct(pairs)))
 
     def _join_fragments(self) -> None:
         if not self._laters:
@@ -159,6 +175,11 @@ def _matched(firsts: Table, later: Packets, order: I64) -> I64:
         good = (key[inside] == later.fragment) & near
         found[good] = row[good]
     return found
+
+
+def _distinct_quotes(quotes: Table) -> Table:
+    """Quotes without repetitions: an error comes for each packet that failed."""
+    return quotes[grouped(hash_words(tuple_hash(quotes), quotes["depth"].astype(np.uint64))).first]
 
 
 def _distinct(pairs: I64) -> I64:
@@ -271,7 +292,8 @@ def _questions(rows: Table, turned: Mask) -> NDArray[np.uint16]:
 
 def _counters(flows: Table, table: Table, consumer: I64, provider: I64) -> None:
     absent = np.zeros(1, ONE_WAY)
-    absent["first"] = absent["syn_time"] = absent["syn_ack_time"] = NEVER
+    for name in ("first", *PLACES):
+        absent[name] = NEVER
     absent["last"] = np.iinfo(np.int64).min
     rows = np.concatenate([table, absent])
     asker, answerer = rows[consumer], rows[provider]
@@ -280,20 +302,42 @@ def _counters(flows: Table, table: Table, consumer: I64, provider: I64) -> None:
             flows[f"{end}_{name}"] = side[name]
     flows["first"] = np.minimum(asker["first"], answerer["first"])
     flows["last"] = np.maximum(asker["last"], answerer["last"])
-    # A repeated SYN leaves open which one was answered (Karn's rule).
-    timed = (asker["syns"] == 1) & (answerer["syn_ack_time"] != NEVER)
-    timed &= answerer["syn_ack_time"] >= asker["syn_time"]
-    rtt = (answerer["syn_ack_time"][timed] - asker["syn_time"][timed]) // 1000
-    flows["rtt_us"][timed] = np.minimum(rtt, UNKNOWN_U4 - 1)
+    flows["rtt_us"] = handshakes(asker, answerer)
 
 
-def _named(flows: Table, table: Table, flow_of: I64, nested: I64) -> tuple[Table, I64]:
-    """Ids, and for each tunnel the name of the first conversation inside it."""
-    nested = nested[np.lexsort((nested[:, 1], nested[:, 0]))]
+def handshakes(asker: Table, answerer: Table) -> NDArray[np.uint32]:
+    """Microseconds from each SYN to the ACK that ends the handshake, of aligned ONE_WAY rows; UNKNOWN_U4 for none.
+
+    From SYN to SYN-ACK is but the provider's part of the way, seen from where the capture was made; to the ACK it is
+    the whole, wherever that was. Karn's rule (RFC 6298 section 3): two SYNs before the first answer leave open which of
+    them was answered, two SYN-ACKs before the ACK likewise. Repeated ones that come later change nothing. What takes a
+    second either way may be answered by a repeated one that did not come by here (RFC 6298 section 2.1).
+    """
+    syn, answer, ack = asker["syn_order"], answerer["syn_ack_order"], asker["ack_order"]
+    # A capture of one direction has no answer; what took less than a second was not repeated all the same.
+    heard = answer != NEVER
+    timed = (syn != NEVER) & (ack != NEVER) & np.where(heard, (syn < answer) & (answer < ack), syn < ack)
+    timed &= asker["syn_again_order"] > np.where(heard, answer, ack)
+    timed &= ~heard | (answerer["syn_ack_again_order"] > ack)
+    first, third = (np.where(timed, asker[f"{name}_time"], 0) for name in ("syn", "ack"))
+    second = np.where(timed, np.where(heard, answerer["syn_ack_time"], asker["syn_time"]), 0)
+    for took in (second - first, third - second):
+        timed &= (took >= 0) & (took < FIRST_RETRY)
+    return np.where(timed, (third - first) // 1000, UNKNOWN_U4).astype(np.uint32)
+
+
+def _named(flows: Table, table: Table, flow_of: I64) -> U64:
+    """Ids. Returns how many tunnels are around each flow."""
     flows["tuple_hash"] = tuple_hash(flows)
     depth = np.zeros(len(flows), np.uint64)
     depth[flow_of] = table["depth"]
     second = flows["first"] // SECOND * SECOND
     flows["flow_id"] = flow_id(text_hash(""), flows["zone"], flows["tuple_hash"], depth, second)
+    return depth
+
+
+def _insides(flows: Table, nested: I64) -> I64:
+    """For each tunnel the name of the first conversation inside it; the pairs come back sorted."""
+    nested = nested[np.lexsort((nested[:, 1], nested[:, 0]))]
     flows["inner"][nested[::-1, 0]] = flows["tuple_hash"][nested[::-1, 1]]
-    return flows, nested
+    return nested

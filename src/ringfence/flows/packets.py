@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.keys import hash_words
 from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, Table
-from ringfence.model.protocols import ICMP, ICMPV6
+from ringfence.model.protocols import ICMP, ICMPV6, TCP
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -35,6 +36,9 @@ PACKET_COLUMNS: tuple[tuple[str, str], ...] = (
     ("parent", "<i8"),
     ("fragment", "<u8"),
     ("later", "?"),
+    ("sequence", "<u4"),
+    ("window", "<u2"),
+    ("segment", "<u4"),
 )
 """What a decoder fills in for each IP header; `packet` is which frame it was in."""
 
@@ -64,6 +68,12 @@ class Packets(NamedTuple):
     """0 for whole packets; fragments of one packet share a value."""
     later: Mask
     """A fragment that is not the first: its ports are not known."""
+    sequence: NDArray[np.uint32]
+    """TCP's number of the first octet it carries."""
+    window: NDArray[np.uint16]
+    """As TCP's header says, unscaled."""
+    segment: NDArray[np.uint32]
+    """Octets that TCP carries, and one; 0 where that is not known, or the packet is no TCP."""
 
     def take(self, which: Mask | I64) -> Packets:
         """Some rows; `parent` still means rows of the whole."""
@@ -77,19 +87,49 @@ ONE_WAY = np.dtype(
         *(("ports", "<u4"), ("protocol", "u1"), ("depth", "u1"), ("kind", "u1"), ("zone", "<u4")),
         ("order", "<i8"),  # place in the file of its first packet
         *(("first", "<i8"), ("last", "<i8"), ("packets", "<u8"), ("octets", "<u8"), ("flags", "<u2")),
-        ("syns", "<u4"),  # packets with SYN and without ACK
-        ("syn_order", "<i8"),  # place of the first of them, NEVER for none
+        ("syn_order", "<i8"),  # place of the first packet with SYN and without ACK, NEVER for none
         ("syn_time", "<i8"),
+        ("syn_again_order", "<i8"),  # of the second of them
         ("syn_ack_order", "<i8"),
         ("syn_ack_time", "<i8"),
+        ("syn_ack_again_order", "<i8"),
+        (
+            "ack_order",
+            "<i8",
+        ),  # of the first ACK without SYN or RST behind the first SYN
+        ("ack_time", "<i8"),
+        (
+            "early_ack_order",
+            "<i8",
+        ),  # of such an ACK where a part begins with it: its SYN may be in a part before
+        ("early_ack_time", "<i8"),
         ("icmp", "<u2"),  # type << 8 | code of the first asking message, else answering, else any
         ("stance", "u1"),  # ICMP: 2 asks, 1 answers, 0 neither
+        ("way", "<u8"),  # TCP: hash of the direction and its tuple, as flows.sequences knows it
+        ("segments", "<u8"),  # TCP segments of which the header was read to its window
+        ("zero_windows", "<u4"),  # those that offered no room
     ]
 )
 """Everything one end sent the other under one tuple. As on the wire: src and dst."""
 
 NEVER = np.iinfo(np.int64).max
 ASKS, ANSWERS = 2, 1
+SYN, RST, ACK = 0x02, 0x04, 0x10
+PLACES = (
+    *(
+        "syn_order",
+        "syn_time",
+        "syn_again_order",
+        "ack_order",
+        "ack_time",
+        "early_ack_order",
+        "early_ack_time",
+    ),
+    *("syn_ack_order", "syn_ack_time", "syn_ack_again_order"),
+)
+"""Columns of ONE_WAY that are NEVER where there was none."""
+ENDS = 0x07
+"""FIN, SYN and RST (RFC 9293 section 3.1)."""
 
 _ASKING = {(ICMP, 8): 0, (ICMP, 10): 9, (ICMP, 13): 14, (ICMP, 15): 16, (ICMP, 17): 18} | {
     (ICMPV6, 128): 129,
@@ -199,9 +239,12 @@ def one_way(packets: Packets, before: int) -> tuple[Table, Groups]:
     table["packets"] = groups.sizes
     table["octets"] = np.add.reduceat(packets.octets[groups.order], groups.starts)
     table["flags"] = np.bitwise_or.reduceat(packets.flags[groups.order], groups.starts)
-    table["syn_order"] = table["syn_ack_order"] = NEVER
-    table["syn_time"] = table["syn_ack_time"] = NEVER
+    for name in PLACES:
+        table[name] = NEVER
+    table["way"] = way_of(table)
     _mark(table, packets, groups, before)
+    _mark_acks(table, packets, groups, before)
+    _count_segments(table, packets, groups)
     return table, groups
 
 
@@ -217,13 +260,47 @@ def _mark(table: Table, packets: Packets, groups: Groups, before: int) -> None:
         rows = np.flatnonzero((packets.flags & flag) != 0)
         np.minimum.at(table[f"{name}_order"], group[rows], rows + before)
         np.minimum.at(table[f"{name}_time"], group[rows], packets.time[rows])
-        if flag == FLAG_SYN_ONLY:
-            np.add.at(table["syns"], group[rows], 1)
+        again = rows[rows + before > table[f"{name}_order"][group[rows]]]
+        np.minimum.at(table[f"{name}_again_order"], group[again], again + before)
     rows = np.flatnonzero(tunnel)[::-1]
     table["zone"][group[rows]] = packets.zone[rows]
     np.maximum.at(table["kind"], group[rows], packets.kind[rows])
     rows = np.flatnonzero(icmp)
     _mark_icmp(table, packets, group, rows)
+
+
+def _mark_acks(table: Table, packets: Packets, groups: Groups, before: int) -> None:
+    """Fill in the ACK that ends a handshake: the first behind the opener's SYN."""
+    ends = packets.flags & (SYN | RST | ACK) == ACK
+    opened = table["syn_order"] != NEVER
+    first = np.flatnonzero(ends[groups.first])
+    table["early_ack_order"][first] = groups.first[first] + before
+    table["early_ack_time"][first] = packets.time[groups.first[first]]
+    if opened.any():
+        group = groups.members()
+        rows = np.flatnonzero(ends & opened[group])
+        rows = rows[rows + before > table["syn_order"][group[rows]]]
+        np.minimum.at(table["ack_order"], group[rows], rows + before)
+        told = np.flatnonzero(opened & (table["ack_order"] != NEVER))
+        table["ack_time"][told] = packets.time[table["ack_order"][told] - before]
+
+
+def _count_segments(table: Table, packets: Packets, groups: Groups) -> None:
+    """How many TCP segments were read, and how many of them offered no room."""
+    if not packets.segment.any():
+        return
+    read = (packets.segment != 0)[groups.order]
+    table["segments"] = np.add.reduceat(read, groups.starts, dtype=np.int64)
+    shut = np.flatnonzero((packets.segment != 0) & (packets.window == 0) & (packets.flags & ENDS == 0))
+    if len(shut):
+        np.add.at(table["zero_windows"], groups.members()[shut], 1)
+
+
+def way_of(table: Table) -> U64:
+    """A hash of each row's direction and tuple; 0 for what is no TCP."""
+    names = ("src_hi", "src_lo", "dst_hi", "dst_lo", "ports", "depth")
+    way = hash_words(*(table[name].astype(np.uint64) for name in names)) | np.uint64(1)
+    return np.where(table["protocol"] == TCP, way, np.uint64(0))
 
 
 def _mark_icmp(table: Table, packets: Packets, group: I64, rows: I64) -> None:
@@ -244,9 +321,21 @@ def merged(table: Table) -> tuple[Table, I64]:
     ordered = table[groups.order]
     for name in ("order", "first", "syn_order", "syn_time", "syn_ack_order", "syn_ack_time"):
         whole[name] = np.minimum.reduceat(ordered[name], groups.starts)
+    for name in ("syn", "syn_ack"):
+        is_first = ordered[f"{name}_order"] == np.repeat(whole[f"{name}_order"], groups.sizes)
+        second = np.where(is_first, ordered[f"{name}_again_order"], ordered[f"{name}_order"])
+        whole[f"{name}_again_order"] = np.minimum.reduceat(second, groups.starts)
+    begun = np.repeat(np.where(whole["syn_order"] == NEVER, -1, whole["syn_order"]), groups.sizes)
+    for name in ("ack_order", "ack_time"):
+        # Parts come in the file's order, so the first of those behind the SYN holds the ACK that ended it.
+        each = [
+            np.where(ordered[kind + "ack_order"] > begun, ordered[kind + name], NEVER)
+            for kind in ("", "early_")
+        ]
+        whole[name] = np.minimum.reduceat(np.minimum(*each), groups.starts)
     for name in ("last", "kind"):
         whole[name] = np.maximum.reduceat(ordered[name], groups.starts)
-    for name in ("packets", "octets", "syns"):
+    for name in ("packets", "octets", "segments", "zero_windows"):
         whole[name] = np.add.reduceat(ordered[name], groups.starts)
     whole["flags"] = np.bitwise_or.reduceat(ordered["flags"], groups.starts)
     group = groups.members()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ringfence.capture.packets import link, network, quick, radio, tunnels, vendors
+from ringfence.capture.packets import link, network, quick, quotes, radio, tunnels, vendors
 from ringfence.capture.packets.frames import Frames
 from ringfence.capture.packets.linktypes import LINKS
 from ringfence.capture.packets.rows import Rows
@@ -89,7 +89,7 @@ RULES: dict[At, Rule] = {
     At.AUTHENTICATION: network.authentication,
     At.PORTS: network.ports,
     At.TCP: network.tcp,
-    At.ICMP: network.icmp,
+    At.ICMP: quotes.icmp,
     At.UDP: tunnels.udp,
     At.VXLAN: tunnels.vxlan,
     At.GENEVE: tunnels.geneve,

@@ -57,6 +57,11 @@ IPV6 = np.dtype(
     ]
 )
 
+SEGMENT = np.dtype(
+    [("ports", U4), ("sequence", U4), ("ack", U4), ("offset", U1), ("flags", U1), ("window", U2)]
+)
+"""TCP as far as its window."""
+
 SYN, ACK = 0x02, 0x10
 
 
@@ -176,11 +181,13 @@ def tcp(buffer: Bytes, work: Work, rows: Rows) -> Step:
     work = _ports(buffer, work, rows).holding(14)
     rows.set_flags(work.row, FLAG_WORDS[buffer[work.at + 13]])
     rows.set_transport(work)
+    work, head = read(buffer, work, SEGMENT)
+    rows.set_segment(work.row, head["sequence"], head["window"], carried(head["offset"], work.wire - work.at))
     return iter(())
 
 
-def icmp(buffer: Bytes, work: Work, rows: Rows) -> Step:
-    """RFC 792, RFC 4443: type and code stand in the provider's port. A quoted packet is not traffic."""
-    work, head = read(buffer, work, np.dtype([("both", U2)]))
-    rows.set_ports(work.row, head["both"].astype(np.uint32))
-    return iter(())
+def carried(offset: NDArray[np.uint8], octets: NDArray[Any]) -> NDArray[np.int64]:
+    """Octets behind a TCP header, by its data offset and the octets there are from its beginning; -1 for nonsense."""
+    size = (offset >> 4).astype(np.int64) * 4
+    left = octets.astype(np.int64) - size
+    return np.where((size >= 20) & (left >= 0), left, -1)

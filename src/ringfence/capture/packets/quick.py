@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.capture.packets.frames import I64, Frames, fields
-from ringfence.capture.packets.network import FLAG_WORDS, MAPPED
+from ringfence.capture.packets.network import FLAG_WORDS, MAPPED, carried
 from ringfence.capture.packets.rows import Rows
 from ringfence.capture.packets.tunnels import UDP_TUNNELS
 from ringfence.capture.packets.work import Mask
@@ -16,13 +16,16 @@ from ringfence.model.protocols import TCP, UDP
 
 FRONT = np.dtype(
     {
-        "names": ["shape", "version", "length", "fragment", "protocol", "src", "dst", "ports", "flags"],
-        "formats": ["<u2", "u1", ">u2", "<u2", "u1", ">u4", ">u4", ">u4", "u1"],
-        "offsets": [12, 14, 16, 20, 23, 26, 30, 34, 47],
-        "itemsize": 48,
+        "names": [
+            *("shape", "version", "length", "fragment", "protocol", "src", "dst", "ports"),
+            *("sequence", "offset", "flags", "window"),
+        ],
+        "formats": ["<u2", "u1", ">u2", "<u2", "u1", ">u4", ">u4", ">u4", ">u4", "u1", "u1", ">u2"],
+        "offsets": [12, 14, 16, 20, 23, 26, 30, 34, 38, 46, 47, 48],
+        "itemsize": 50,
     }
 )
-"""Ethernet, IPv4 and TCP as far as its flags, at fixed places."""
+"""Ethernet, IPv4 and TCP as far as its window, at fixed places."""
 
 IP_TYPE = 0x0008
 """EtherType 0x0800 as read little-endian."""
@@ -60,7 +63,15 @@ def take(frames: Frames, rows: Rows) -> I64:
     zero = np.zeros(len(index), np.uint64)
     src, dst = head["src"].astype(np.uint64) | MAPPED, head["dst"].astype(np.uint64) | MAPPED
     flags = np.where(is_tcp, FLAG_WORDS[head["flags"]], np.uint16(0))
-    rows.add_plain(index, zero, src, zero, dst, head["protocol"], head["length"], ports, flags)
+    # No segment is longer than what was on the wire, whatever the IP header says.
+    stated = np.minimum(head["length"].astype(np.int64), frames.wire[index] - 14)
+    octets = np.where(is_tcp, carried(head["offset"], stated - 20), -1)
+    sequence = np.where(is_tcp & (octets >= 0), head["sequence"], 0).astype(np.uint32)
+    window = np.where(is_tcp & (octets >= 0), head["window"], 0).astype(np.uint16)
+    segment = (octets + 1).astype(np.uint32)
+    rows.add_plain(
+        index, zero, src, zero, dst, head["protocol"], head["length"], ports, flags, sequence, window, segment
+    )
     left = np.ones(len(room), np.bool_)
     left[index] = False
     return np.flatnonzero(left)

@@ -56,6 +56,8 @@ def read_capture(name: str) -> Reading:
             packets = rows.packets(piece.time)
             without_ip += len(piece.at) - int((packets.depth == 0).sum())
             counting.add(packets)
+            for quotes in rows.quotes:
+                counting.quoted(quotes)
             payloads.listen(piece, rows, listener)
     captured = counting.finish()
     return Reading(captured, _named(captured, listener), frames, without_ip, foreign, problem)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ringfence.capture.packets.frames import I64
 from ringfence.capture.packets.work import Mask, Work
 from ringfence.flows.packets import PACKET_COLUMNS, Packets
+from ringfence.model.columns import Table
 
 U64 = NDArray[np.uint64]
 
@@ -25,6 +26,8 @@ class Rows:
 
     def __init__(self, capacity: int) -> None:
         self.count = 0
+        self.quotes: list[Table] = []
+        """Packets that ICMP errors quote (QUOTE): no traffic, and no rows."""
         self._columns = {name: np.zeros(max(capacity, 16), kind) for name, kind in (*PACKET_COLUMNS, *PLACES)}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -72,12 +75,16 @@ class Rows:
         octets: NDArray[Any],
         ports: NDArray[np.uint32],
         flags: NDArray[np.uint16],
+        sequence: NDArray[np.uint32],
+        window: NDArray[np.uint16],
+        segment: NDArray[np.uint32],
     ) -> None:
         """Finished rows of packets in no tunnel."""
         place = self._room(len(packet))
         values: dict[str, Any] = {"src_hi": src_hi, "src_lo": src_lo, "dst_hi": dst_hi, "dst_lo": dst_lo}
         values |= {"packet": packet, "protocol": protocol, "octets": octets, "parent": -1}
         values |= {"ports": ports, "flags": flags}
+        values |= {"sequence": sequence, "window": window, "segment": segment}
         for name, value in values.items():
             self[name][place] = value
 
@@ -97,6 +104,12 @@ class Rows:
         """TCP flags with the two kinds of SYN marked."""
         self["flags"][row] = flags
 
+    def set_segment(self, row: I64, sequence: NDArray[Any], window: NDArray[Any], octets: I64) -> None:
+        """TCP's sequence number, window, and how many octets it carries; fewer than none is not known."""
+        known = octets >= 0
+        self["sequence"][row], self["window"][row] = np.where(known, sequence, 0), np.where(known, window, 0)
+        self["segment"][row] = np.clip(octets + 1, 0, 0xFFFF_FFFF)
+
     def set_transport(self, work: Work) -> None:
         """The packets stand at a TCP or UDP header; what it carries goes on as far as it was captured."""
         self["transport"][work.row], self["end"][work.row] = work.at, work.limit
@@ -110,6 +123,11 @@ class Rows:
         """Fragments get a `key` that their first fragment shares; `later` are those without ports."""
         self["fragment"][row] = np.where(whole_missing, key | np.uint64(1), np.uint64(0))
         self["later"][row] = later
+
+    def quote(self, quotes: Table) -> None:
+        """Packets that an error says did not arrive."""
+        if len(quotes):
+            self.quotes.append(quotes)
 
     def packets(self, time: I64) -> Packets:
         """All rows in the order of the file, outer headers before inner ones. `time` is indexed by packet."""
