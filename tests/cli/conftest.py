@@ -74,7 +74,17 @@ def online(tmp_path: Path) -> Iterator[Online]:
     """A fresh server that knows the shop since an hour."""
     data = tmp_path / "data"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ringfence", "server", "--listen", "127.0.0.1:0", "--data", str(data)],
+        [
+            sys.executable,
+            "-m",
+            "ringfence",
+            "server",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            str(data),
+            "--agent-tokens",
+        ],
         env=os.environ | {"RINGFENCE_ADMIN_TOKEN": TOKEN},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

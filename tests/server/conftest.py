@@ -15,7 +15,7 @@ from ringfence.model.batches import BatchHeader
 from ringfence.model.columns import Table
 from ringfence.server.app import Server, ServerSettings, make_app
 from ringfence.testing.batches import SECOND, header, no_translations
-from ringfence.wire.codec import encode
+from ringfence.wire.codec import NO_HOPS, encode
 
 # The engine of one process serves one folder at a time; each test gets its own folder and its own engine.
 
@@ -48,6 +48,7 @@ class Api:
         windows: tuple[int, ...],
         node: str = "node1",
         translations: Table | None = None,
+        hops: Table = NO_HOPS,
         **facts: Any,
     ) -> BatchHeader:
         """Send one batch as the next of its node; it must be acknowledged."""
@@ -55,7 +56,7 @@ class Api:
         number = next(self.sequences.setdefault((node, epoch), itertools.count(1)))
         head = header(number, windows, node=node, epoch=epoch, **{"sent": self.server._clock(), **facts})
         status, answer = self.post(
-            encode(head, rows, no_translations() if translations is None else translations)
+            encode(head, rows, no_translations() if translations is None else translations, hops)
         )
         assert (status, answer) == (200, {"acknowledged": number})
         return head

@@ -242,7 +242,7 @@ class Agent:
         """Put the batch on disk. A disk that refuses, or a defect, costs this batch, counted, and not the agent."""
         header = command.header
         try:
-            body = encode(header, command.sightings, command.translations)
+            body = encode(header, command.sightings, command.translations, command.hops)
             shipper.keep(body, header.epoch, header.sequence, lambda: self._mark(_mark_of(header)))
         except OSError as error:
             self._log(

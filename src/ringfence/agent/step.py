@@ -129,6 +129,7 @@ class Keep(NamedTuple):
     header: BatchHeader
     sightings: Table
     translations: Table
+    hops: Table
 
 
 class Commit(NamedTuple):
@@ -248,7 +249,8 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     state = _waiting(state, opened, named, openers, event)
     if event.windows:
         state = _switched(state, event.windows[-1] + state.window_length)
-    return state, (Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS]), Commit(event.generation))
+    kept = Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS], folded.hops)
+    return state, (kept, Commit(event.generation))
 
 
 def _switched(state: State, end: int) -> State:

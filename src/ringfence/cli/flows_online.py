@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -76,26 +77,77 @@ def show_flow(
     server: ServerOption = None,
     token: TokenOption = None,
 ) -> None:
-    """Show one connection hop by hop: every leg, with what translated it and who saw it.
+    """Show one connection hop by hop: every leg, every tap that saw it, and what each of them counted.
 
     Example: `ringfence flows show 00c0ffee00c0ffee`
     """
     from urllib.parse import quote
 
+    from ringfence.cli.map import note_completeness
     from ringfence.cli.output import emit, emit_table
 
     asked = {"since": since, "until": until}
     answer = Client(server, token).get(f"/v1/flows/{quote(flow_id, safe='')}", asked)
     if output is not Output.table:
         emit(answer, output)
-        return
-    connection = answer["connection"]
+    else:
+        connection = answer["connection"]
+        rows = (row for leg in connection["legs"] for row in _hop_rows(leg))
+        emit_table(_title(connection), HOP_COLUMNS, rows, HOP_SPARE)
+    note_completeness(answer["completeness"])
+
+
+def _title(connection: dict[str, Any]) -> str:
     service = f" by {connection['service']}" if connection["service"] else ""
-    title = (
-        f"{connection['category']}: {who(connection['consumer'])} → {who(connection['provider'])}{service}"
+    ends = f"{who(connection['consumer'])} → {who(connection['provider'])}{service}"
+    return f"{connection['category']} {connection['connection_id']}: {ends}"
+
+
+HOP_COLUMNS = (
+    "leg",
+    "consumer",
+    "provider",
+    "protocol",
+    "seen at",
+    "way",
+    "packets",
+    "octets",
+    "first",
+    "last",
+    "link",
+    "flow id",
+)
+HOP_SPARE = ("link", "flow id", "last", "way", "protocol", "first")
+ENDS = ("consumer's end", "provider's end", "between")
+"""Where a tap stands, by its role."""
+
+
+def _hop_rows(leg: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """One row for each tap of a leg, or one that says that no tap saw it."""
+    first = (
+        leg["leg"] + (" + snat" if leg["snat"] else ""),
+        who(leg["consumer"]),
+        who(leg["provider"]),
+        leg["protocol"],
     )
-    rows = ((*_row(leg), _taps(leg)) for leg in connection["legs"])
-    emit_table(title, (*COLUMNS, "seen at"), rows, SPARE)
+    last = leg["link"], leg["flow_id"]
+    for tap in leg["taps"]:
+        place = f"{tap['node']}:{tap['interface']} ({tap['at']}, {ENDS[tap['role']]})"
+        counted = tap.get("consumer_packets") is not None
+        numbers = (_pair(tap, unit) if counted else "not known" for unit in ("packets", "octets"))
+        yield (*first, place, tap.get("way"), *numbers, tap.get("start"), tap.get("end"), *last)
+        first = "", "", "", ""
+    if not leg["taps"]:
+        yield (
+            *first,
+            f"no tap; by {leg['link']} alone",
+            None,
+            "not seen",
+            "not seen",
+            leg["start"],
+            leg["end"],
+            *last,
+        )
 
 
 COLUMNS = ("start", "leg", "consumer", "provider", "protocol", "packets", "octets", "direction", "flow id")
@@ -130,7 +182,3 @@ def who(end: dict[str, Any]) -> str:
     name = "/".join(part for part in (end.get("namespace"), end.get("name")) if part)
     name = name or end.get("service") or (end["kind"] if end["kind"] in ("external", "unresolved") else "")
     return f"{name} {place}".strip()
-
-
-def _taps(flow: dict[str, Any]) -> str:
-    return " ".join(f"{tap['node']}:{tap['interface']}" for tap in flow["taps"]) or "conntrack alone"

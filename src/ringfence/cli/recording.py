@@ -65,13 +65,13 @@ def moved(posts: Posts, delta: int, sent: int) -> Posts:
 
 
 def _move_batch(body: bytes, delta: int, sent: int) -> bytes:
-    header, sightings, translations = decode(body)
+    header, sightings, translations, hops = decode(body)
     sightings, translations = sightings.copy(), translations.copy()
     for name in TIMES:
         sightings[name] += delta
     translations["seen"] += delta
     windows = tuple(window + delta for window in header.windows)
-    return encode(msgspec.structs.replace(header, sent=sent, windows=windows), sightings, translations)
+    return encode(msgspec.structs.replace(header, sent=sent, windows=windows), sightings, translations, hops)
 
 
 def _move_changes(body: bytes, delta: int) -> bytes:

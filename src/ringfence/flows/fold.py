@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from ringfence.flows.errors import mark_unreachable, quoted_only
 from ringfence.flows.handshakes import round_trips
 from ringfence.flows.holders import Ends, divided, held_by, place_taps
+from ringfence.flows.hops import hops
 from ringfence.flows.keys import is_reversed, ports_are_nobodys
 from ringfence.flows.memory import CONVERSATION, forget
 from ringfence.flows.taps import NEVER, changes, conversation_key, per_tap
 from ringfence.model.columns import (
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
+    HOP,
     MAX_TAPS,
     SIGHTING,
     TUPLE,
@@ -65,6 +67,8 @@ class Folded(NamedTuple):
     """Conversation key of each sighting."""
     unnamed_taps: int
     """Taps beyond MAX_TAPS that rows could not name."""
+    hops: Table
+    """What each tap counted (HOP), in the order of `sightings` and of their taps."""
 
 
 def fold(
@@ -88,7 +92,8 @@ def fold(
     taps = per_tap(counts)
     taps = taps[~quoted_only(taps, conversations)]
     if not len(taps):
-        return Folded(structured(SIGHTING, 0), forget(conversations, window), np.zeros(0, np.uint64), 0)
+        nobody = np.zeros(0, np.uint64), 0, np.zeros(0, HOP)
+        return Folded(structured(SIGHTING, 0), forget(conversations, window), *nobody)
     place_taps(taps, place.is_pod)
     taps = divided(taps, place.who)
     begins = changes(taps["key"], taps["part"])
@@ -112,7 +117,8 @@ def fold(
     rows["first"] = np.minimum.reduceat(taps["first"][order], starts)
     rows["last"] = np.maximum.reduceat(taps["last"][order], starts)
     _name_pods(rows, by_low == 1, place, ends)
-    return Folded(rows, remembered, keys, _name_taps(rows, taps["tap"], order, starts))
+    unnamed = _name_taps(rows, taps["tap"], order, starts)
+    return Folded(rows, remembered, keys, unnamed, hops(rows, taps, by_low == 1, role, order, starts))
 
 
 class _Seen(NamedTuple):

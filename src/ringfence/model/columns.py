@@ -1,7 +1,7 @@
 """The packed columns that flows travel in: one NumPy structured dtype per table, little-endian, no padding.
 
-Agents, packet files and the server all speak these. `wire.codec` ships SIGHTING and TRANSLATION as they are
-here; `LAYOUT` is the version both ends compare, so bump it with any change. `store.schema` pairs every
+Agents, packet files and the server all speak these. `wire.codec` ships SIGHTING, HOP and TRANSLATION as they are
+here; `LAYOUT` is the version both ends compare, so bump it with any change (`wire.codec` reads some older ones). `store.schema` pairs every
 column with its SQL type, and a test fails when the two differ.
 
 Units: times are UTC nanoseconds; octets are IP-layer octets (IPFIX IE 1, RFC 7012) as on the wire;
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the layouts below, sent with every batch."""
 
 Table = NDArray[Any]
@@ -54,6 +54,18 @@ class Role(IntEnum):
     CONSUMER = 0
     PROVIDER = 1
     TRANSIT = 2
+
+
+class Way(IntEnum):
+    """How the consumer's packets passed a tap."""
+
+    UNKNOWN = 0
+    IN = 1
+    """They came in from the interface."""
+    OUT = 2
+    """They left through it."""
+    BOTH = 3
+    """They came in and went out again (routed back through the interface they came from)."""
 
 
 class Kind(IntEnum):
@@ -106,6 +118,7 @@ class Drop(IntEnum):
 
 DROP_NAMES = ("none", "unanswered", "refused", "unreachable", "kernel", "policy")
 LEG_NAMES = ("direct", "pre-dnat", "post-dnat", "pre-snat", "post-snat", "outer")
+WAY_NAMES = (None, "in", "out", "both")
 LINK_NAMES = ("none", "conntrack", "socket", "tunnel", "inferred")
 DIRECTION_NAMES = ("guessed", "icmp", "listener", "conntrack", "syn")
 KIND_NAMES = ("plain", "vxlan", "geneve", "ipip", "gre", "tunnel")
@@ -172,6 +185,25 @@ SIGHTING = np.dtype(
 )
 """What one node saw of one flow in one window, all its taps folded into one row."""
 
+HOP = np.dtype(
+    [
+        ("role", "u1"),  # where this tap stands, which may be elsewhere than the node as a whole
+        ("way", "u1"),
+        ("mixed", "u1"),  # 1: it saw packets of several flows of this tuple; its counters mean nothing
+        (
+            "after",
+            "<u4",
+        ),  # microseconds from the sighting's first packet to this tap's; the greatest is "or more"
+        ("before", "<u4"),  # microseconds from this tap's last packet to the sighting's
+        ("consumer_packets", "<i8"),
+        ("consumer_octets", "<i8"),
+        ("provider_packets", "<i8"),
+        ("provider_octets", "<i8"),
+    ]
+)
+"""What one tap counted of a sighting, one row for each tap that its `taps` name, in their order. Counters are less the
+sighting's own (this tap's minus the sighting's), which makes nearly all of them 0 and nearly free on the wire."""
+
 TAP_COUNT = np.dtype(
     [
         ("tap", "<u4"),  # index into the agent's taps
@@ -206,9 +238,10 @@ TRANSLATION = np.dtype(
         ("dnat", "u1"),  # 1 when the destination was translated
         ("snat", "u1"),  # 1 when the source was translated
         ("dumped", "u1"),  # 1 when learnt from a dump (its direction may be reversed)
+        ("link", "u1"),  # who said so: Link.CONNTRACK (0 too) or Link.SOCKET
     ]
 )
-"""One conntrack entry that translates: the original tuple and what it became, both oriented as original."""
+"""One translation, by conntrack or at the socket: the original tuple and what it became, both oriented as original."""
 
 FLOW = np.dtype(
     [

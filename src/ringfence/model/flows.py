@@ -21,12 +21,23 @@ class FlowEnd(msgspec.Struct, frozen=True):
 
 
 class Tap(msgspec.Struct, frozen=True):
-    """One place that saw the flow. `at` is `pod`, `node` or `tunnel`; `role` is a `columns.Role`."""
+    """One place that saw the flow. `at` is `pod`, `node` or `tunnel`; `role` is a `columns.Role`, of the node.
+
+    In the answer about one connection also what this tap itself counted, and its own `role`; elsewhere those fields
+    are left out. `way` is how the consumer's packets passed: `in` from the interface, `out` through it, or `both`.
+    """
 
     node: str
     interface: str
     at: str
     role: int
+    way: str | msgspec.UnsetType | None = msgspec.UNSET
+    start: str | msgspec.UnsetType | None = msgspec.UNSET
+    end: str | msgspec.UnsetType | None = msgspec.UNSET
+    consumer_packets: int | msgspec.UnsetType | None = msgspec.UNSET
+    consumer_octets: int | msgspec.UnsetType | None = msgspec.UNSET
+    provider_packets: int | msgspec.UnsetType | None = msgspec.UNSET
+    provider_octets: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -17,12 +17,13 @@ from ringfence.flows.categories import categories, placements
 from ringfence.flows.folded import FoldedFlows, fold_ports
 from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs, link
-from ringfence.flows.present import hexadecimal, present, refolded
-from ringfence.model.columns import Leg, Table
+from ringfence.flows.present import hexadecimal, present, refolded, rfc3339
+from ringfence.model.columns import WAY_NAMES, Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.flows import Flow, FlowEnd
+from ringfence.model.flows import Flow, FlowEnd, Tap
 from ringfence.server.book import Book, Resolved
+from ringfence.store.hops import COUNTERS, Hop
 from ringfence.store.queries import FlowsAnswer, Queries
 
 I64 = NDArray[np.int64]
@@ -107,6 +108,17 @@ class Answers:
             openers = openers[np.argsort(-part.flows["first"][openers], kind="stable")][:limit]
             found += _connections(part, openers)
         return sorted(found, key=lambda each: each.legs[0].start, reverse=True)[:limit]
+
+    def whole(self, since: int, until: int, flow: int) -> Connection | None:
+        """The connection that a flow's or its own id names, with what each tap counted of each leg."""
+        for part in self.linked(since, until):
+            rows = np.flatnonzero(matching(part, Filter(flow=flow)))
+            if len(rows):
+                (found,) = _connections(part, np.unique(part.legs.opener[rows])[:1])
+                seen = rows[rows < len(part.stored.table)]
+                hops = self._queries.hops(since, until, part.cluster, part.flows[seen], part.stored.sharing)
+                return msgspec.structs.replace(found, legs=tuple(_with_hops(leg, hops) for leg in found.legs))
+        return None
 
     def edges(self, since: int, until: int, wanted: Filter, cluster: str | None = None) -> list[Edge]:
         """Who talked to whom, on what."""
@@ -260,6 +272,20 @@ def _connections(part: Linked, openers: I64) -> list[Connection]:
             )
         )
     return found
+
+
+def _with_hops(leg: Flow, hops: dict[int, tuple[Hop, ...]]) -> Flow:
+    """The leg with its taps in their order, each with what it counted."""
+    found = hops.get(int(leg.flow_id, 16))
+    return leg if found is None else msgspec.structs.replace(leg, taps=tuple(map(tap_of, found)))
+
+
+def tap_of(hop: Hop) -> Tap:
+    """One hop as the contract has it."""
+    counters = dict(zip(COUNTERS, hop.counters or (None,) * len(COUNTERS), strict=True))
+    times = {"start": rfc3339(hop.first), "end": rfc3339(hop.last)}
+    way = WAY_NAMES[hop.way]
+    return Tap(hop.node, hop.interface, hop.at, int(hop.role), way=way, **times, **counters)  # type: ignore[arg-type]
 
 
 def _touches(edge: Edge, wanted: Filter) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ringfence.flows.conversations import I64, U64, Claims, Conversations, conversation_key, pods_at
+from ringfence.flows.hops import kept as hops_of
 from ringfence.flows.keys import flow_id, text_hash, tuple_hash
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.columns import Table
@@ -48,16 +49,16 @@ def build_segment(number: int, batches: Sequence[tuple[Batch, int]], state: Conv
     parts: dict[str, list[pa.Table]] = {table.name: [] for table in TABLES}
     kept = [_within(batch, received) for batch, received in batches]
     settled = _settled(
-        [(batch.header, rows) for (batch, _), (rows, _) in zip(batches, kept, strict=True)], state
+        [(batch.header, rows) for (batch, _), (rows, *_) in zip(batches, kept, strict=True)], state
     )
-    for (batch, received), (rows, losses), (tuples, first) in zip(batches, kept, settled, strict=True):
+    for (batch, received), (rows, losses, hops), (tuples, first) in zip(batches, kept, settled, strict=True):
         header = batch.header
         cluster = text_hash(header.cluster)
         ids = flow_id(cluster, rows["zone"], tuples, rows["inner"], first)
         moment = batch.translations["seen"]
         translations = batch.translations[(moment > received - RETENTION) & (moment < received + AHEAD)]
         windows = [w for w in header.windows if received - RETENTION < w < received + AHEAD]
-        parts["sightings"].append(make.sightings_table(header, rows, number, ids, tuples, first))
+        parts["sightings"].append(make.sightings_table(header, rows, number, ids, tuples, first, hops))
         parts["translations"].append(make.translations_table(header, translations, number))
         parts["windows"].append(make.windows_table(header, windows, number))
         parts["batches"].append(make.batches_table(header, len(rows), number, received))
@@ -67,8 +68,8 @@ def build_segment(number: int, batches: Sequence[tuple[Batch, int]], state: Conv
     return Segment(number, tables, _marks(headers), _agents(headers), _reports(headers))
 
 
-def _within(batch: Batch, received: int) -> tuple[Table, list[Loss]]:
-    """The rows whose window a store keeps, and what was lost, the rest included."""
+def _within(batch: Batch, received: int) -> tuple[Table, list[Loss], Table]:
+    """The rows whose window a store keeps, what was lost, the rest included, and the hops of those rows."""
     rows, losses = batch.sightings, list(batch.header.losses)
     window = rows["window"]
     good = (window > received - RETENTION) & (window < received + AHEAD)
@@ -79,7 +80,7 @@ def _within(batch: Batch, received: int) -> tuple[Table, list[Loss]]:
             for unit in ("packets", "octets")
         )
         losses.append(Loss(OUTSIDE, packets, octets, len(bad)))
-    return rows[good], losses
+    return rows[good], losses, hops_of(rows, batch.hops, good)
 
 
 def _settled(batches: Sequence[tuple[BatchHeader, Table]], state: Conversations) -> list[tuple[U64, I64]]:

@@ -23,6 +23,7 @@ from ringfence.model.batches import ProcessInfo, TlsInfo
 from ringfence.model.columns import FLOW, MEASURED, TRANSLATION, UNKNOWN_U4, Table, structured
 from ringfence.model.flows import Process, Tap, Tls
 from ringfence.store.engine import Engine
+from ringfence.store.hops import Hop, by_flow
 from ringfence.store.rows import halves
 from ringfence.store.shared import Shares, overlapping, shares
 from ringfence.store.statements import (
@@ -31,6 +32,8 @@ from ringfence.store.statements import (
     COUNTS,
     EXTENTS,
     FLAGS,
+    HOPS,
+    HOPS_SHARED,
     IN_GAPS,
     IN_GAPS_SHARED,
     LOSSES,
@@ -72,7 +75,7 @@ class FlowsAnswer(NamedTuple):
     """Flows over a time, one row each. `table` is FLOW; `began` the first window of each conversation.
 
     `nodes`, `pods`, `processes`, `names`, `tls` are what the table's indexes (index + 1) point at.
-    `evidence` tells who saw each flow.
+    `evidence` tells who saw each flow, `sharing` which flows had one tuple.
     """
 
     table: Table
@@ -83,6 +86,7 @@ class FlowsAnswer(NamedTuple):
     names: Sequence[str]
     tls: Sequence[TlsInfo]
     evidence: Evidence
+    sharing: Shares
 
     def taps(self, row: int) -> tuple[Tap, ...]:
         """The taps that saw one flow."""
@@ -150,7 +154,17 @@ class Queries:
             names.names,
             names.tls,
             evidence,
+            sharing,
         )
+
+    def hops(
+        self, since: int, until: int, cluster: str, flows: Table, sharing: Shares
+    ) -> dict[int, tuple[Hop, ...]]:
+        """What each tap counted of these flows (FLOW rows) in [since, until), by flow id, along its way."""
+        values = {**self._range(since, until), "cluster": cluster, "flows": flows["flow_id"].tolist()}
+        ask = HOPS_SHARED if sharing.tuples else HOPS
+        found = self._engine.query(ask, values | (sharing.values() if sharing.tuples else {}))
+        return by_flow(found, flows)
 
     def translations(self, since: int, until: int, cluster: str | None = None) -> Table:
         """Translations that may tie flows of [since, until): a TRANSLATION table, oldest first."""

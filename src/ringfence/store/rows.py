@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringfence.flows.hops import named
 from ringfence.flows.keys import is_reversed
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.columns import Table
 from ringfence.store.schema import BATCHES, LOSSES, SIGHTINGS, TRANSLATIONS, WINDOWS, TableDef
 
 U64 = NDArray[np.uint64]
+COUNTERS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
 
 _ARROW = {
     "UInt8": pa.uint8(),
@@ -25,6 +27,9 @@ _ARROW = {
     "Int64": pa.int64(),
     "IPv6": pa.binary(16),
     "LowCardinality(String)": pa.dictionary(pa.int32(), pa.string()),
+    "Array(UInt8)": pa.list_(pa.uint8()),
+    "Array(UInt32)": pa.list_(pa.uint32()),
+    "Array(Int64)": pa.list_(pa.int64()),
 }
 
 
@@ -40,8 +45,9 @@ def sightings_table(
     flow_ids: U64,
     tuples: U64,
     first_window: NDArray[np.int64],
+    hops: Table,
 ) -> pa.Table:
-    """SIGHTING rows of one batch, dictionaries resolved."""
+    """SIGHTING rows of one batch with their HOP rows (none where they are not known), dictionaries resolved."""
     made: dict[str, Any] = {
         "flow_id": flow_ids,
         "tuple_hash": tuples,
@@ -57,6 +63,7 @@ def sightings_table(
         "tls": _terms(rows["tls"], [_text(tls) for tls in header.tls]),
         "taps": _taps(rows["taps"], [f"{tap.at}/{tap.interface}" for tap in header.taps]),
         "sample": np.full(len(rows), header.sample, np.uint32),
+        **_hops(rows, hops),
     }
     return _filled(SIGHTINGS, header, rows, segment, made)
 
@@ -172,6 +179,29 @@ def _taps(index: NDArray[np.uint16], names: Sequence[str]) -> pa.Array:
     distinct = packed[rows]
     texts = [" ".join(names[i - 1] for i in row if i) for row in distinct.tolist()]
     return _dictionary(inverse.astype(np.int32), texts)
+
+
+def _hops(rows: Table, hops: Table) -> dict[str, pa.Array]:
+    """The columns `hop_…`: lists, one entry (two, four) for each tap of a row."""
+    sizes = named(rows) if len(hops) else np.zeros(len(rows), np.int64)
+    ways = hops["role"] | hops["way"] << 2 | hops["mixed"] << 4
+    times = np.stack([hops["after"], hops["before"]], axis=1)
+    less = np.stack([hops[name] for name in COUNTERS], axis=1)
+    differs = np.zeros(len(rows), np.bool_)
+    of_hop = np.repeat(np.arange(len(rows)), sizes)
+    differs[of_hop[less.any(axis=1)]] = True
+    some = less[differs[of_hop]]
+    return {
+        "hop_ways": _lists(ways.astype(np.uint8), sizes),
+        "hop_times": _lists(times.ravel(), 2 * sizes),
+        "hop_less": _lists(some.ravel(), np.where(differs, 4 * sizes, 0)),
+    }
+
+
+def _lists(values: NDArray[Any], sizes: NDArray[np.int64]) -> pa.Array:
+    """`values` cut into lists of these lengths."""
+    ends = np.cumsum(sizes, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(np.r_[np.int32(0), ends], pa.int32()), pa.array(values))
 
 
 def _text(value: object) -> str:

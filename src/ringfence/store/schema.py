@@ -154,6 +154,23 @@ SIGHTINGS = TableDef(
             "UInt32",
             "one packet in so many was counted, and told as so many; 0 and 1 are every one",
         ),
+        Column(
+            "hop_ways",
+            "Array(UInt8)",
+            "of each tap: its role + 4 * the way of the consumer's packets (0 unknown, 1 in, 2 out, 3 both) + 16 when "
+            "its counters mean nothing; empty when not known",
+        ),
+        Column(
+            "hop_times",
+            "Array(UInt32)",
+            "of each tap: microseconds from `first` to its first packet, and from its last one to `last`",
+        ),
+        Column(
+            "hop_less",
+            "Array(Int64)",
+            "of each tap: its consumer_packets, consumer_octets, provider_packets, provider_octets, each less the "
+            "row's; empty when all its taps counted the same",
+        ),
     ),
     ("window", "flow_id", "node"),
     "window",
@@ -163,7 +180,7 @@ _TUPLE_MEANING = {"pre": "before translation", "post": "after translation"}
 
 TRANSLATIONS = TableDef(
     "translations",
-    "One conntrack entry that translates: the original tuple and what it became.",
+    "One translation, by conntrack or at the socket: the original tuple and what it became.",
     (
         SEGMENT,
         *WHO,
@@ -186,6 +203,7 @@ TRANSLATIONS = TableDef(
                 "dnat": "1 when the destination was translated",
                 "snat": "1 when the source was translated",
                 "dumped": "1 when learnt from a dump, whose direction may be reversed",
+                "link": "who said so: 1 (or 0) conntrack, 2 the hooks at sockets",
             },
         ),
         *_plain("UInt32", {"zone": "conntrack zone"}),

@@ -119,6 +119,47 @@ FROM (
 SEEN, IN_GAPS = _seen_in(_source()), _gaps_in(_source())
 SEEN_SHARED, IN_GAPS_SHARED = (made(_source(FLOW_AT_THE_TIME)) for made in (_seen_in, _gaps_in))
 EXTENTS = EXTENTS_OF.format(source=f"({_source()})")
+
+
+def _hops_in(flow: str = "") -> str:
+    """What each tap counted of each of these flows; ends in canonical order (low, high), whatever a row's direction.
+
+    Roles become ends (0 low, 1 high, 2 between). `told` is 0 where some rows do not say what the tap counted.
+    """
+    columns = f"* REPLACE ({flow} AS flow_id)" if flow else "*"
+    turned = "if(reversed = 0, {0}, {1})"
+    counts = ", ".join(
+        f"sum({turned.format(*pair)}) AS {end}_{unit}"
+        for unit in ("packets", "octets")
+        for end, pair in (("low", (f"c_{unit}", f"p_{unit}")), ("high", (f"p_{unit}", f"c_{unit}")))
+    )
+    of_tap = ", ".join(
+        f"toInt64({name}) + hop_less[4 * i - {4 - place}] AS {short}"
+        for place, (name, short) in enumerate(
+            zip(COUNTS, ("c_packets", "c_octets", "p_packets", "p_octets"), strict=True), start=1
+        )
+    )
+    return f"""
+SELECT flow_id, node, tap, min(known) AS told, min(first_) AS first, max(last_) AS last,
+    argMax(end, (known, c_packets + p_packets)) AS end,
+    argMax(if(reversed = 1 AND way IN (1, 2), 3 - way, way), (known, c_packets + p_packets)) AS way, {counts}
+FROM (
+    SELECT flow_id, node, reversed, names[i] AS tap, length(hop_ways) = length(names) AS has,
+        toUInt8(if(has, bitTest(hop_ways[i], 4) = 0, length(names) = 1)) AS known,
+        if(has, bitAnd(hop_ways[i], 3), role) AS stands, if(stands = 2, 2, bitXor(stands, reversed)) AS end,
+        bitAnd(bitShiftRight(hop_ways[i], 2), 3) AS way,
+        first + 1000 * toInt64(hop_times[2 * i - 1]) AS first_, last - 1000 * toInt64(hop_times[2 * i]) AS last_,
+        {of_tap}
+    FROM (
+        SELECT {columns}, splitByChar(' ', taps) AS names FROM {DATABASE}.sightings
+        WHERE {_INSIDE} AND {_WHOLE} AND {_OF_CLUSTER} AND taps != ''
+    ) ARRAY JOIN arrayEnumerate(names) AS i
+    WHERE flow_id IN ({{flows:Array(UInt64)}})
+) GROUP BY flow_id, node, tap ORDER BY flow_id, node, tap
+"""
+
+
+HOPS, HOPS_SHARED = _hops_in(), _hops_in(FLOW_AT_THE_TIME)
 TRANSLATIONS = f"""
 SELECT DISTINCT * EXCEPT (segment, node, cluster) FROM {DATABASE}.translations
 WHERE seen >= {{since:Int64}} AND seen < {{until:Int64}} AND {_WHOLE} AND {_OF_CLUSTER} ORDER BY seen

@@ -12,8 +12,9 @@ import string
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.hops import named
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo
-from ringfence.model.columns import LAYOUT, Direction, Drop, Kind, Role, Table
+from ringfence.model.columns import LAYOUT, Direction, Drop, Kind, Link, Role, Table, Way
 from ringfence.model.problems import Problem
 
 MAX_NAME = 253
@@ -38,13 +39,14 @@ _CEILINGS = (("kind", len(Kind)), ("direction", len(Direction)), ("role", len(Ro
 _COUNTERS = ("consumer_packets", "consumer_octets", "provider_packets", "provider_octets")
 
 
-def check_batch(header: BatchHeader, sightings: Table, translations: Table) -> None:
+def check_batch(header: BatchHeader, sightings: Table, translations: Table, hops: Table) -> None:
     """Raise Problem unless every value lies where the layout says it lies."""
     _check_names(header)
     _check_numbers(header)
     _check_dictionaries(header)
     _check_sightings(header, sightings)
     _check_translations(translations)
+    _check_hops(sightings, hops)
 
 
 def _need(holds: bool | np.bool_, what: str, where: str) -> None:
@@ -161,6 +163,24 @@ def _check_translations(table: Table) -> None:
     _need(((table["seen"] >= 0) & (table["seen"] < MAX_TIME)).all(), "bad times", where)
     for name in ("dnat", "snat", "dumped"):
         _need((table[name] <= 1).all(), f"bad {name}", where)
+    _need((table["link"] < len(Link)).all(), "bad link", where)
+
+
+def _check_hops(sightings: Table, table: Table) -> None:
+    """All taps that sightings name have their hop, or none has. No tap counted less than nothing."""
+    where = "hops"
+    if not len(table):
+        return
+    sizes = named(sightings)
+    _need(len(table) == sizes.sum(), "another number of hops than taps", where)
+    for name, ceiling in (("role", len(Role)), ("way", len(Way)), ("mixed", 2)):
+        _need((table[name] < ceiling).all(), f"bad {name}", where)
+    for name in _COUNTERS:
+        # Within the limit first: a sum of two numbers below it does not overflow.
+        less = table[name]
+        _need(((less > -MAX_COUNT) & (less < MAX_COUNT)).all(), f"bad {name}", where)
+        total = np.repeat(sightings[name].astype(np.int64), sizes) + less
+        _need(((total >= 0) & (total < MAX_COUNT)).all(), f"bad {name}", where)
 
 
 def _is_in(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:

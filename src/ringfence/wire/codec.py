@@ -1,9 +1,13 @@
 """One batch as bytes: a fixed prefix, then zstd over the header's JSON and the packed columns, and back.
 
-    prefix (24 octets, little-endian)
+    prefix (28 octets, little-endian)
       magic "RFBATCH" + format 1 | layout u16 | reserved u16 | header octets u32 | sightings u32 | translations u32
+      | hops u32
     zstd frame, with its content size and checksum (RFC 8878)
-      header JSON | each column of SIGHTING in order, contiguous | each column of TRANSLATION in order
+      header JSON | each column of SIGHTING in order, contiguous | of TRANSLATION | of HOP
+
+Layout 2, of agents of before and of recordings, has no hops (nor their number in its prefix) and no `link` of a
+translation. It is read as a batch of today that does not know them.
 
 Columns are stored one after the other because they compress better apart than as rows. The prefix says how
 large the frame may become, and the frame must agree before a single octet is decompressed. Pure: bytes in,
@@ -20,18 +24,25 @@ import numpy as np
 import zstandard
 
 from ringfence.model.batches import BatchHeader
-from ringfence.model.columns import LAYOUT, SIGHTING, TRANSLATION, Table
+from ringfence.model.columns import HOP, LAYOUT, MAX_TAPS, SIGHTING, TRANSLATION, Table
 from ringfence.model.problems import Problem
 from ringfence.wire.checks import check_batch
 
 MAGIC = b"RFBATCH\x01"
-PREFIX = struct.Struct("<8sHHIII")
+PREFIX = struct.Struct("<8sHHIIII")
 
 MAX_BODY = 64 << 20
 """Largest batch a server reads, in octets."""
 MAX_HEADER = 16 << 20
 MAX_ROWS = 1 << 20
-"""Most rows of either table; an agent with more sends several batches."""
+"""Most sightings or translations; an agent with more sends several batches."""
+
+NO_HOPS: Table = np.zeros(0, HOP)
+OLD = 2
+OLD_PREFIX = struct.Struct("<8sHHIII")
+OLD_TRANSLATION = np.dtype(
+    [(name, TRANSLATION[name].str) for name in (TRANSLATION.names or ()) if name != "link"]
+)
 
 LEVEL = 3
 """zstd level: higher ones cost an agent more than they save on the wire."""
@@ -40,35 +51,41 @@ FIX = "send batches of the same Ringfence version; see the agent's log"
 
 
 class Batch(NamedTuple):
-    """One decoded batch; `sightings` is a SIGHTING table, `translations` a TRANSLATION table."""
+    """One decoded batch: SIGHTING, TRANSLATION and HOP tables; no hops where they are not known."""
 
     header: BatchHeader
     sightings: Table
     translations: Table
+    hops: Table
 
 
-def encode(header: BatchHeader, sightings: Table, translations: Table) -> bytes:
+def encode(header: BatchHeader, sightings: Table, translations: Table, hops: Table = NO_HOPS) -> bytes:
     """The bytes of one batch. Raises Problem where `decode` would refuse it: a defect is found where it was made."""
     if max(len(sightings), len(translations)) > MAX_ROWS:
         raise Problem("batch too large", f"{len(sightings)} rows", f"send at most {MAX_ROWS} rows at once")
-    check_batch(header, sightings, translations)
+    check_batch(header, sightings, translations, hops)
     head = msgspec.json.encode(header)
-    prefix = PREFIX.pack(MAGIC, LAYOUT, 0, len(head), len(sightings), len(translations))
-    content = b"".join([head, *_columns(sightings, SIGHTING), *_columns(translations, TRANSLATION)])
+    prefix = PREFIX.pack(MAGIC, LAYOUT, 0, len(head), len(sightings), len(translations), len(hops))
+    tables = ((sightings, SIGHTING), (translations, TRANSLATION), (hops, HOP))
+    content = b"".join([head, *(column for table in tables for column in _columns(*table))])
     packed: bytes = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(content)
     return prefix + packed
 
 
 def decode(body: bytes) -> Batch:
     """The batch in `body`, checked in full. Raises Problem naming what is wrong; never anything else."""
-    head_octets, rows, others = _prefix(body)
-    content = _content(body, head_octets + rows * SIGHTING.itemsize + others * TRANSLATION.itemsize)
-    header = _header(content[:head_octets])
-    offset = head_octets
-    sightings, offset = _table(content, offset, SIGHTING, rows)
-    translations, _ = _table(content, offset, TRANSLATION, others)
-    batch = Batch(header, sightings, translations)
-    check_batch(header, sightings, translations)
+    form = _form(body)
+    tables = ((SIGHTING, SIGHTING), (form.translation, TRANSLATION), (HOP, HOP))
+    rows = (form.sightings, form.translations, form.hops)
+    size = sum(stored.itemsize * count for (stored, _), count in zip(tables, rows, strict=True))
+    content = _content(body[form.prefix :], form.header + size)
+    header, offset = _header(content[: form.header], form.layout), form.header
+    found = []
+    for (stored, wanted), count in zip(tables, rows, strict=True):
+        table, offset = _table(content, offset, stored, wanted, count)
+        found.append(table)
+    batch = Batch(header, *found)
+    check_batch(*batch)
     return batch
 
 
@@ -83,23 +100,36 @@ def _columns(table: Table, dtype: np.dtype[Any]) -> list[bytes]:
     return [np.ascontiguousarray(table[name]).tobytes() for name in dtype.names or ()]
 
 
-def _prefix(body: bytes) -> tuple[int, int, int]:
-    """(header octets, sightings, translations), each within its limit."""
+class _Form(NamedTuple):
+    """What a prefix says: how long things are, each within its limit, and how they are laid out."""
+
+    layout: int
+    prefix: int
+    header: int
+    sightings: int
+    translations: int
+    hops: int
+    translation: np.dtype[Any]
+
+
+def _form(body: bytes) -> _Form:
     if len(body) < PREFIX.size or len(body) > MAX_BODY:
         raise Problem("not a batch", f"{len(body)} octets", f"send {PREFIX.size} to {MAX_BODY} octets")
-    magic, layout, reserved, head, rows, others = PREFIX.unpack_from(body)
+    magic, layout, reserved, head, rows, others, hops = PREFIX.unpack_from(body)
     if magic != MAGIC or reserved:
         raise Problem("not a batch", "its first octets", "send what ringfence.wire.codec.encode returns")
-    if layout != LAYOUT:
+    if layout not in (LAYOUT, OLD):
         raise Problem(f"batch has column layout {layout}, not {LAYOUT}", "batch", "upgrade the older side")
-    if head > MAX_HEADER or max(rows, others) > MAX_ROWS:
+    form = _Form(layout, PREFIX.size, head, rows, others, hops, TRANSLATION)
+    if layout == OLD:
+        form = form._replace(prefix=OLD_PREFIX.size, hops=0, translation=OLD_TRANSLATION)
+    if head > MAX_HEADER or max(rows, others) > MAX_ROWS or form.hops > rows * MAX_TAPS:
         raise Problem("batch too large", f"{rows} rows", f"send at most {MAX_ROWS} rows at once")
-    return head, rows, others
+    return form
 
 
-def _content(body: bytes, expected: int) -> bytes:
+def _content(frame: bytes, expected: int) -> bytes:
     """The decompressed frame, refused before decompression unless it says it has the expected size."""
-    frame = body[PREFIX.size :]
     try:
         if zstandard.get_frame_parameters(frame).content_size != expected:
             raise Problem("batch has another size than it says", "its frame", FIX)
@@ -113,18 +143,22 @@ def _content(body: bytes, expected: int) -> bytes:
     return content
 
 
-def _header(text: bytes) -> BatchHeader:
+def _header(text: bytes, layout: int) -> BatchHeader:
+    """The header of a batch in `layout`, as one of today's."""
     try:
-        return msgspec.json.decode(text, type=BatchHeader)
+        header = msgspec.json.decode(text, type=BatchHeader)
+        return msgspec.structs.replace(header, layout=LAYOUT) if header.layout == layout else header
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(f"damaged batch header ({error})", "header", FIX) from None
 
 
-def _table(content: bytes, offset: int, dtype: np.dtype[Any], rows: int) -> tuple[Table, int]:
-    """The table whose columns start at `offset`, and where the next one starts."""
-    table = np.zeros(rows, dtype)
-    for name in dtype.names or ():
-        field = dtype[name]
+def _table(
+    content: bytes, offset: int, stored: np.dtype[Any], wanted: np.dtype[Any], rows: int
+) -> tuple[Table, int]:
+    """The table whose columns (`stored`) start at `offset`, and where the next one starts."""
+    table = np.zeros(rows, wanted)
+    for name in stored.names or ():
+        field = stored[name]
         size = rows * field.itemsize
         flat = np.frombuffer(content, field.base, rows * int(np.prod(field.shape, dtype=int)), offset)
         table[name] = flat.reshape(rows, *field.shape)

@@ -116,7 +116,7 @@ class Spool:
             batch = decode(path.read_bytes())
             header = msgspec.structs.replace(batch.header, epoch=new, sequence=sequence)
             target = path.with_name(f"{_name(path).order:016d}-{new}-{sequence}{path.suffix}")
-            self._write(target, encode(header, batch.sightings, batch.translations))
+            self._write(target, encode(header, batch.sightings, batch.translations, batch.hops))
             self._forget(path, path.unlink)
         self._sort()
         self._sync()

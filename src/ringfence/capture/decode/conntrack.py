@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.model.addresses import MAPPED
-from ringfence.model.columns import TRANSLATION, TUPLE, Table
+from ringfence.model.columns import TRANSLATION, TUPLE, Link, Table
 from ringfence.model.protocols import ICMP, ICMPV6, TCP
 
 CT_NEW = 1 << 8
@@ -170,7 +170,7 @@ def _differs(before: Table, after: Table, side: str) -> NDArray[np.bool_]:
 
 def _translations(before: Table, after: Table, chosen: NDArray[np.bool_], seen: int) -> Table:
     rows = np.zeros(int(chosen.sum()), TRANSLATION)
-    rows["seen"] = seen
+    rows["seen"], rows["link"] = seen, Link.CONNTRACK
     rows["protocol"] = before["protocol"][chosen]
     for name, _ in TUPLE[:-1]:
         rows["pre_" + name] = before[name][chosen]

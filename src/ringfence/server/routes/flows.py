@@ -80,12 +80,13 @@ def flow(
     since: Since = "24h",
     until: Until = None,
 ) -> dict[str, Any]:
-    """The whole connection that a flow or connection id names, hop by hop."""
+    """The whole connection that a flow or connection id names, hop by hop, with what each tap counted."""
     asked = service.span(since, until)
-    found = service.answers.connections(*asked, Filter(flow=identifier(flow_id, "flow_id")), 1)
-    if not found:
+    wanted = identifier(flow_id, "flow_id")
+    found = None if wanted is None else service.answers.whole(*asked, wanted)
+    if found is None:
         raise service.not_found(f"no flow {flow_id}", "flow_id", "widen since, or take an id from /v1/flows")
-    return {"connection": found[0], "completeness": service.completeness(*asked)}
+    return {"connection": found, "completeness": service.completeness(*asked)}
 
 
 @get("/v1/connections", sync_to_thread=True)
