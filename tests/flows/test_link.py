@@ -199,3 +199,24 @@ def test_a_call_hidden_by_one_node_and_translated_by_the_next_asked_a_nodeport()
         np.zeros(3, np.bool_),
     )
     assert set(names) == {"pod-to-pod-via-nodeport"}
+
+
+def test_a_socket_that_was_given_another_address_asked_for_the_first():
+    """The leg nobody can see is told by the socket; a direction that was a guess is known by it; SNAT goes on from there."""
+    flows = np.concatenate(
+        [
+            flow((P2, 8080), (P1, 4000), first=5, protocol=17, direction=Direction.GUESSED),
+            flow((N1, 6000), (P2, 8080), first=5, protocol=17, direction=Direction.GUESSED),
+        ]
+    )
+    by_socket = translation(((P1, 4000), (VIP, 80)), ((P1, 4000), (P2, 8080)), 5, 17)
+    by_socket["link"] = Link.SOCKET
+    by_conntrack = translation(((P1, 4000), (P2, 8080)), ((N1, 6000), (P2, 8080)), 5, 17, dnat=0, snat=1)
+    flows, legs = link(flows, np.concatenate([by_socket, by_conntrack]))
+    assert legs.leg.tolist() == [Leg.POST_DNAT, Leg.POST_SNAT, Leg.PRE_DNAT]
+    assert legs.link.tolist() == [Link.SOCKET, Link.CONNTRACK, Link.SOCKET]
+    assert len(set(legs.connection.tolist())) == 1
+    assert flows["direction"].tolist() == [Direction.CONNTRACK, Direction.CONNTRACK, Direction.LISTENER]
+    assert flows["consumer_port"].tolist() == [4000, 6000, 4000]
+    assert flows["unseen"].tolist() == [0, 0, 1]
+    assert (legs.opener.tolist(), legs.server.tolist()) == ([2, 2, 2], [1, 1, 1])

@@ -98,6 +98,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     always counted, so every connection stays known. Flows that were sampled say so (`sample`)."""
     processes: bool = True
     """Name the processes at both ends of conversations."""
+    socket_links: bool = True
+    """Follow load balancing at sockets (as Cilium's without kube-proxy), by hooks at the pods' cgroup."""
     cpu_limit: float | None = None
     """Cores the agent keeps itself to (0.05 is 5 % of one); 0 is no limit. By default nine tenths of its cgroup's."""
     memory_limit: int | None = None
@@ -230,6 +232,7 @@ class Agent:
             kernel_losses=drained.losses,
             accepted=self._capture.accepted(),
             facts=self._capture.facts(),
+            asks=self._capture.asks(),
         )
 
     def _perform(self, command: Command, shipper: Shipper) -> None:
@@ -329,6 +332,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         path=settings.path,
         sample=settings.sample,
         processes=settings.processes,
+        socket_links=settings.socket_links,
         detailed=settings.mode == "detailed",
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ringfence.flows.accepted import through
+from ringfence.flows.asked import ASK, ASKS_LOST, given, remember
 from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
 from ringfence.flows.facts import FACT, tell
 from ringfence.flows.facts import MOST as MOST_FACTS
@@ -62,6 +63,8 @@ class State(NamedTuple):
     """What the kernel told of conversations in the last window whose packets were not counted yet."""
     accepted: Table = np.zeros(0, ACCEPTED)
     """Connections known from socket tables, for as long as a silent one is remembered."""
+    asks: Table = np.zeros(0, ASK)
+    """What sockets sent datagrams to lately."""
     wanted: Pace | None = None
     """What to go over to where a window of both kinds ends."""
 
@@ -100,6 +103,8 @@ class Observed(NamedTuple):
     """Connections that socket tables showed, oriented as opened."""
     ends: Table = np.zeros(0, END)
     """Sockets that speak to anybody; `process` indexes `process_infos`."""
+    asks: Table = np.zeros(0, ASK)
+    """What sockets sent datagrams to."""
     open_window: int | None = None
     sample: int = 1
     """One packet in so many was counted."""
@@ -211,6 +216,8 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         accepted,
     )
     named = _with_processes(state, event, folded, opened, pods)
+    asks = remember(state.asks[: 0 if _asks_lack(event) else None], event.asks, event.now)
+    translations = np.concatenate([translations, _asked(state, event, folded, asks, pods)])
     facts = np.concatenate([state.facts, event.facts])
     told = tell(folded.sightings, folded.key, facts)
     header = BatchHeader(
@@ -242,6 +249,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         conversations=folded.conversations,
         hints=event.hints,
         accepted=accepted,
+        asks=asks,
         facts=facts[len(state.facts) :][~told[len(state.facts) :]][-MOST_FACTS:],
         lent=lent(event.translations),
         translations=translations[MAX_TRANSLATIONS:],
@@ -294,6 +302,17 @@ def _dated(tuples: Table, window: int) -> Table:
         rows[name] = tuples[name]
     rows["window"] = window
     return rows
+
+
+def _asks_lack(event: Observed) -> bool:
+    """Whether some of what sockets asked for was lost: then nothing told before may be concluded from."""
+    return any(loss.stage == ASKS_LOST for loss in event.losses)
+
+
+def _asked(state: State, event: Observed, folded: Folded, asks: Table, pods: tuple[str, ...]) -> Table:
+    """TRANSLATION rows of datagrams that a program at their socket gave another address."""
+    who = np.array([0, *map(holder_of, pods)], np.uint32)
+    return given(folded.sightings, _place(event, pods), who, asks, event.told[-1], state.window_length)
 
 
 def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:

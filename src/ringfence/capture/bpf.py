@@ -12,7 +12,7 @@ import errno
 import mmap
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,17 @@ def attach_first(program: int, ifindex: int, kind: int) -> int:
     The interface is looked up in the namespace of the thread that calls this.
     """
     return call(LINK_CREATE, _LinkAttr(program, ifindex, kind, BEFORE, 0, 0))
+
+
+def attach_cgroup(program: int, cgroup: int, kind: int, orders: Sequence[int]) -> int:
+    """A link to a cgroup, for as long as it is open: in the first of these orders (flags) that the kernel knows."""
+    for place, flags in enumerate(orders):
+        try:
+            return call(LINK_CREATE, _LinkAttr(program, cgroup, kind, flags, 0, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL or place == len(orders) - 1:
+                raise
+    raise OSError(errno.EINVAL, "no order to attach in")
 
 
 def detach_link(fd: int) -> None:

@@ -18,7 +18,7 @@ from ringfence.model.problems import Problem
 PACKAGED = Path(__file__).parent / "objects"
 SOURCES = Path(__file__).parents[3] / "bpf"
 FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
-PROGRAMS = ("tap", "process", "tcp", "drops")
+PROGRAMS = ("tap", "process", "tcp", "drops", "asked")
 
 
 def object_bytes(program: str) -> bytes:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 
 from ringfence.capture import netlink, paths, pins
+from ringfence.capture.asked import Asked
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
@@ -17,6 +19,7 @@ from ringfence.capture.facts import Facts
 from ringfence.capture.process import NOBODY, Heard, Openers
 from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import Insides, View, look, namespace_inode
+from ringfence.flows.asked import ASK
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
 from ringfence.model.problems import Problem
@@ -62,6 +65,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One packet in so many is counted, as so many; those that open or end a connection always."""
     processes: bool = True
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
+    socket_links: bool = True
+    """Follow load balancing at sockets, by hooks at the pods' cgroup (needs kernel BTF and Linux 6.3)."""
 
 
 class Drained(NamedTuple):
@@ -97,6 +102,8 @@ class Capture:
         self._accepted = Accepted(settings.netns)
         self._openers = Openers(settings.processes)
         self._facts = Facts()
+        self._asked = Asked(settings.socket_links)
+        self._asks: list[Table] = []
         self._detailed = settings.detailed
         self._next_openers = 0.0
         self._looking_up = True
@@ -135,6 +142,7 @@ class Capture:
         self._attached.adopt()
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
+        self._asked.start()
         self._facts.switch(drops=True, tcp=self._detailed)
         self._rescan()
         self._conntrack.start()
@@ -195,6 +203,7 @@ class Capture:
         if self._looking_up and now >= self._next_openers:
             self._next_openers = now + _OPENERS
             self._openers.collect(self._listened())
+            self._asked.collect()
         changed = self._events.drained()
         if now >= self._next_look and self._insides:
             self._insides.forget()
@@ -210,6 +219,7 @@ class Capture:
         changed, unknown = self._look()
         self._plan_next_look(unknown)
         self._accepted.look(self._own_inode, self._view.namespaces)
+        self._asked.look(self._own_inode, self._view.namespaces)
         tables = self._accepted.sockets()
         if self._looking_up:
             self._openers.began(tables, self._listened())
@@ -258,11 +268,19 @@ class Capture:
         self._attached.committed()
 
     def translations(self) -> tuple[Table, Table, tuple[Loss, ...]]:
-        """Conntrack since the last call: `(columns.TRANSLATION, hints, losses)`.
+        """Conntrack and the hooks at sockets since the last call: `(columns.TRANSLATION, hints, losses)`.
 
         `hints` has the TUPLE columns, oriented as opened, of entries whose creation was seen.
         """
-        return self._conntrack.read()
+        rows, hints, losses = self._conntrack.read()
+        heard = self._asked.read(self._listened())
+        self._asks.append(heard.asks)
+        return np.concatenate([rows, heard.translations]), hints, (*losses, *heard.losses)
+
+    def asks(self) -> Table:
+        """What sockets sent datagrams to (`flows.asked.ASK`), as of the calls of `translations` since the last call."""
+        asks, self._asks = self._asks, []
+        return np.concatenate([np.zeros(0, ASK), *asks])
 
     def accepted(self) -> Table:
         """Connections found in socket tables since the last call: the TUPLE columns, oriented as opened.
@@ -323,6 +341,7 @@ class Capture:
                     *self._accepted.notes,
                     *self._openers.notes,
                     *self._facts.notes,
+                    *self._asked.notes,
                 ]
             )
         )
@@ -331,6 +350,7 @@ class Capture:
         """Remove filters, pins and the mount this made; with `keep`, leave the kernel counting for an heir."""
         self._openers.stop()
         self._facts.stop()
+        self._asked.stop()
         self._close_maps(keep)
         for name in ("_route", "_events", "_conntrack"):
             if hasattr(self, name):

@@ -243,6 +243,7 @@ def _agent_pod(wanted: Wanted) -> Document:
         "volumes": [
             _folder("data", "/var/lib/ringfence/agent"),
             _folder("bpf", "/sys/fs/bpf"),
+            _folder("cgroup", "/sys/fs/cgroup"),
             {"name": "authority", "configMap": {"name": AUTHORITY, "optional": True}},
             {"name": "token", "projected": {"sources": [_token()]}},
         ],
@@ -279,6 +280,8 @@ def _agent_container(wanted: Wanted) -> Document:
         "volumeMounts": [
             {"name": "data", "mountPath": "/var/lib/ringfence/agent"},
             {"name": "bpf", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"},
+            # The pods' own, beyond what the container's cgroup namespace shows (capture/asked.py).
+            {"name": "cgroup", "mountPath": "/host/cgroup", "readOnly": True},
             {"name": "authority", "mountPath": "/etc/ringfence/authority", "readOnly": True},
             {"name": "token", "mountPath": "/var/run/ringfence", "readOnly": True},
         ],

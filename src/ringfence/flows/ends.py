@@ -78,7 +78,7 @@ def name_ends(sightings: Table, ends: Table, place: Place, who: NDArray[np.uint3
     known = _key(ends["who"], ends["hi"], ends["lo"], ends["port"], ends["protocol"])
     order = np.argsort(known, kind="stable")
     for side, column in SIDES:
-        holder, held = _holders(sightings, side, place, who)
+        holder, held = holders(sightings, side, place, who)
         # A consumer's TCP port may be one that another process of the same pod listens on.
         wanted = (sightings["protocol"] == UDP) | ((sightings["protocol"] == TCP) & (side == "provider"))
         wanted &= held & (sightings[column] == 0) & (sightings["kind"] == Kind.PLAIN)
@@ -115,7 +115,7 @@ def used(sightings: Table, infos: tuple[ProcessInfo, ...]) -> tuple[ProcessInfo,
     return tuple(infos[number - 1] for number in numbers.tolist())
 
 
-def _holders(
+def holders(
     sightings: Table, side: str, place: Place, who: NDArray[np.uint32]
 ) -> tuple[NDArray[np.uint32], Mask]:
     """Whose network each row's end is in, and whether that is known: a pod seen at its tap, or the node."""

@@ -1,11 +1,11 @@
 """Flows that belong together become one connection, and each learns its leg.
 
-Two facts tie flows: a conntrack entry (the same conversation before and after translation) and a tunnel (a
-packet and the packet it carries). Everything tied, at the time it was tied, is one connection: ports are used
+Two facts tie flows: a translation (the same conversation before and after; conntrack or the hooks at sockets say so)
+and a tunnel (a packet and the packet it carries). Everything tied, at the time it was tied, is one connection: ports are used
 again within minutes, so a translation ties the flow that was alive when it was seen and no other.
 
-A leg that no tap can see (a node's own call to a ClusterIP is translated before it reaches any interface) is
-made from conntrack alone: `unseen` is 1, its counters mean nothing and are shown as null.
+A leg that no tap can see (a node's own call to a ClusterIP is translated before it reaches any interface, and so is
+every call where sockets are given another address) is made from the translation alone: `unseen` is 1, its counters mean nothing and are shown as null.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class _Ties(NamedTuple):
     post: I64
     dnat: Mask
     snat: Mask
+    link: NDArray[np.uint8]
+    """Who said so (Link)."""
 
 
 def link(flows: Table, translations: Table, nested: I64 | None = None) -> tuple[Table, Legs]:
@@ -83,10 +85,10 @@ def _tie(flows: Table, translations: Table) -> tuple[Table, _Ties]:
     flows = np.concatenate([flows, extra])
     known = (pre != NO_ROW) & (post != NO_ROW) & (pre != post)
     chosen = np.flatnonzero(known)[np.unique(np.c_[pre, post][known], axis=0, return_index=True)[1]]
-    ties = _Ties(
-        pre[chosen], post[chosen], translations["dnat"][chosen] == 1, translations["snat"][chosen] == 1
-    )
-    return _turned(flows, translations[chosen], ties), ties
+    told = translations[chosen]
+    by = np.maximum(told["link"], Link.CONNTRACK)
+    ties = _Ties(pre[chosen], post[chosen], told["dnat"] == 1, told["snat"] == 1, by)
+    return _turned(flows, told, ties), ties
 
 
 def _alive(flows: Table, usable: Mask, hashes: U64, at: I64) -> I64:
@@ -117,7 +119,7 @@ def _alive(flows: Table, usable: Mask, hashes: U64, at: I64) -> I64:
 
 
 def _unseen(flows: Table, translations: Table, hashes: U64, post: I64) -> Table:
-    """Rows for legs known from conntrack alone, timed by the leg that was seen."""
+    """Rows for legs known from a translation alone, timed by the leg that was seen."""
     rows = structured(FLOW, len(translations))
     for name, _ in TUPLE[:-1]:
         rows[name] = translations["pre_" + name]
@@ -126,7 +128,7 @@ def _unseen(flows: Table, translations: Table, hashes: U64, post: I64) -> Table:
     rows["protocol"], rows["zone"] = translations["protocol"], translations["zone"]
     rows["tuple_hash"] = hashes
     rows["flow_id"] = hash_words(hashes, flows["flow_id"][post])
-    rows["direction"], rows["unseen"] = Direction.CONNTRACK, 1
+    rows["direction"], rows["unseen"] = _surety(translations), 1
     return rows
 
 
@@ -136,14 +138,21 @@ def _turned(flows: Table, translations: Table, ties: _Ties) -> Table:
     # A dumped entry may have been picked up in mid-life, reversed. Not so one that translates a destination: whoever
     # asked for the address that was replaced is the consumer.
     told = (translations["dumped"] == 0) | (translations["dnat"] == 1)
+    surety = _surety(translations)
     for rows, prefix in ((ties.pre, "pre_"), (ties.post, "post_")):
-        weak = told & (flows["direction"][rows] < Direction.CONNTRACK)
+        weak = told & (flows["direction"][rows] < surety)
         against = (flows["consumer_port"][rows] != translations[prefix + "consumer_port"]) | (
             flows["consumer_lo"][rows] != translations[prefix + "consumer_lo"]
         )
-        flows["direction"][rows[weak]] = Direction.CONNTRACK
+        flows["direction"][rows[weak]] = surety[weak]
         flows[rows[weak & against]] = turn(flows[rows[weak & against]])
     return flows
+
+
+def _surety(translations: Table) -> NDArray[np.uint8]:
+    """How each translation knows who opened: conntrack, or a socket that asked."""
+    by_socket = translations["link"] == Link.SOCKET
+    return np.where(by_socket, Direction.LISTENER, Direction.CONNTRACK).astype(np.uint8)
 
 
 def turn(table: Table) -> Table:
@@ -204,7 +213,9 @@ def _label(flows: Table, ties: _Ties) -> tuple[NDArray[np.uint8], Mask]:
 def _legs(flows: Table, ties: _Ties, outer: I64, component: I64, leg: NDArray[np.uint8], snat: Mask) -> Legs:
     link_kind = np.full(len(flows), Link.NONE, np.uint8)
     link_kind[outer] = Link.TUNNEL
-    link_kind[np.r_[ties.pre, ties.post]] = Link.CONNTRACK
+    # What led to a row goes before what led on from it.
+    link_kind[ties.pre] = ties.link
+    link_kind[ties.post] = ties.link
     is_outer = leg == Leg.OUTER
     opener = _pick(flows, component, _is_in(len(flows), ties.post) + 2 * is_outer)
     server = _pick(flows, component, _is_in(len(flows), ties.pre) + 2 * is_outer)

@@ -181,7 +181,7 @@ class Queries:
                 name = f"{stage}_{side}"
                 table[name + "_hi"], table[name + "_lo"] = halves(rows[name + "_ip"])
                 table[name + "_port"] = rows[name + "_port"].to_numpy()
-        for field in ("seen", "protocol", "zone", "dnat", "snat", "dumped"):
+        for field in ("seen", "protocol", "zone", "dnat", "snat", "dumped", "link"):
             table[field] = rows[field].to_numpy()
         return table
 

@@ -37,7 +37,6 @@ MAX_HEADER = 16 << 20
 MAX_ROWS = 1 << 20
 """Most sightings or translations; an agent with more sends several batches."""
 
-NO_HOPS: Table = np.zeros(0, HOP)
 OLD = 2
 OLD_PREFIX = struct.Struct("<8sHHIII")
 OLD_TRANSLATION = np.dtype(
@@ -49,6 +48,8 @@ LEVEL = 3
 
 FIX = "send batches of the same Ringfence version; see the agent's log"
 
+NO_HOPS: Table = np.zeros(0, HOP)
+
 
 class Batch(NamedTuple):
     """One decoded batch: SIGHTING, TRANSLATION and HOP tables; no hops where they are not known."""
@@ -56,7 +57,7 @@ class Batch(NamedTuple):
     header: BatchHeader
     sightings: Table
     translations: Table
-    hops: Table
+    hops: Table = NO_HOPS
 
 
 def encode(header: BatchHeader, sightings: Table, translations: Table, hops: Table = NO_HOPS) -> bytes:
