@@ -104,7 +104,8 @@ def fold(
     told = ((accepted, Direction.LISTENER), (hints, Direction.CONNTRACK))
     by_low, direction, first_window, remembered = _who_opened(seen, ended, conversations, told)
     role = _roles(taps, by_low[group] == 1, place)
-    order = np.lexsort((taps["tap"], -_packets(taps), role, taps["mixed"], group))
+    # Rows are sorted by conversation and tap, so that equal ones stay in the order of their taps.
+    order = np.lexsort((-_packets(taps), group * 1024 + taps["mixed"].astype(np.int64) * 4 + role))
     starts = np.flatnonzero(changes(group[order]))
     best = order[starts]
     rows = _oriented(taps[best], by_low == 1)
@@ -210,9 +211,18 @@ def _evidence(taps: Table, group: I64) -> tuple[NDArray[np.uint8], NDArray[np.ui
     # Both ends opened (simultaneous open, or the port was used again): the earlier packet decides.
     syn_low = np.where(low_syn & high_syn, earlier, low_syn)
     low = np.where(rank == Direction.SYN, syn_low, np.where(rank == Direction.ICMP, low_asks, earlier))
-    order = np.lexsort((taps["first"], -rank.astype(np.int64), group))
-    best = order[changes(group[order])]
+    best = _first_of_best(rank.astype(np.int64), np.ascontiguousarray(taps["first"]), group)
     return low[best].astype(np.uint8), rank[best].astype(np.uint8)
+
+
+def _first_of_best(rank: I64, first: I64, group: I64) -> I64:
+    """Of each group (its rows stand together) the row of the highest rank, the earliest of several."""
+    starts = np.flatnonzero(changes(group))
+    best = np.flatnonzero(rank == np.maximum.reduceat(rank, starts)[group])
+    of = group[best]
+    earliest = np.minimum.reduceat(first[best], np.flatnonzero(changes(of)))
+    rows: I64 = best[first[best] == earliest[of]]
+    return rows[changes(group[rows])]
 
 
 def _said_syn(taps: Table, end: str, other: str) -> Mask:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from ringfence.model.columns import Table
 from ringfence.model.protocols import ICMP, ICMPV6
 
 U64 = NDArray[np.uint64]
+Columns = Table | Mapping[str, NDArray[Any]]
+"""Columns by name: a structured array, or each in one piece."""
 
 _C1 = np.uint64(0xFF51AFD7ED558CCD)
 _C2 = np.uint64(0xC4CEB9FE1A85EC53)
@@ -36,7 +40,7 @@ def hash_words(*words: U64) -> U64:
         return state
 
 
-def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
+def is_reversed(table: Columns, prefix: str = "") -> NDArray[np.bool_]:
     """Rows whose consumer sorts after their provider by (address, port): canonical order swaps these."""
     c_hi, p_hi = table[prefix + "consumer_hi"], table[prefix + "provider_hi"]
     c_lo, p_lo = table[prefix + "consumer_lo"], table[prefix + "provider_lo"]
@@ -46,7 +50,7 @@ def is_reversed(table: Table, prefix: str = "") -> NDArray[np.bool_]:
     return after
 
 
-def tuple_hash(table: Table, prefix: str = "") -> U64:
+def tuple_hash(table: Columns, prefix: str = "") -> U64:
     """A direction-independent hash of each row's 5-tuple.
 
     `prefix` is `pre_` or `post_` for TRANSLATION tables; `protocol` is never prefixed. ICMP rows hash by
@@ -57,22 +61,27 @@ def tuple_hash(table: Table, prefix: str = "") -> U64:
 
     def pick(name: str) -> tuple[U64, U64]:
         consumer, provider = table[f"{prefix}consumer_{name}"], table[f"{prefix}provider_{name}"]
-        low, high = np.where(swap, provider, consumer), np.where(swap, consumer, provider)
-        return low.astype(np.uint64), high.astype(np.uint64)
+        return np.where(swap, provider, consumer), np.where(swap, consumer, provider)
 
-    (a_hi, b_hi), (a_lo, b_lo), (a_port, b_port) = pick("hi"), pick("lo"), pick("port")
-    protocol = table["protocol"].astype(np.uint64)
+    return ordered_hash((*pick("hi"), *pick("lo"), *pick("port")), table["protocol"])
+
+
+def ordered_hash(ends: tuple[U64, ...], protocols: NDArray[np.uint8]) -> U64:
+    """`tuple_hash` of ends in canonical order: (low hi, high hi, low lo, high lo, low port, high port)."""
+    a_hi, b_hi, a_lo, b_lo, a_port, b_port = (column.astype(np.uint64, copy=False) for column in ends)
+    protocol = protocols.astype(np.uint64)
     ports = (a_port << np.uint64(16)) | b_port
     ports = np.where(a_port == 0, b_port, np.where(b_port == 0, a_port, ports))
     ports = np.where((protocol == ICMP) | (protocol == ICMPV6), np.uint64(0), ports)
     return hash_words(a_hi, a_lo, b_hi, b_lo, (ports << np.uint64(8)) | protocol)
 
 
-def ports_are_nobodys(table: Table) -> NDArray[np.bool_]:
+def ports_are_nobodys(table: Columns) -> NDArray[np.bool_]:
     """Rows whose ports stay where they are when the ends change places: ICMP types, and tunnels whose sender's
     port is entropy and was folded to 0 (RFC 7348 section 5, RFC 8926 section 3.3)."""
     one_port = (table["consumer_port"] == 0) != (table["provider_port"] == 0)
-    return np.asarray(one_port | np.isin(table["protocol"], (ICMP, ICMPV6)), np.bool_)
+    icmp = (table["protocol"] == ICMP) | (table["protocol"] == ICMPV6)
+    return np.asarray(one_port | icmp, np.bool_)
 
 
 def has_one_holder(hi: U64, lo: U64) -> NDArray[np.bool_]:
