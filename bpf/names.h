@@ -3,8 +3,8 @@
  *
  * Part of the tap program and not a program of its own: a second one at each tap would cost every packet a call. Here
  * only packets are looked at that are the first few of their tuple in a window and come before its first PSH (a
- * ClientHello is the first thing said), and UDP from or to port 53. An established TCP packet pays one comparison.
- * Included by tap.bpf.c; Python's copy of `struct message` is src/ringfence/capture/names.py. */
+ * ClientHello is the first thing said) or are DNS, and UDP from or to port 53. An established TCP packet pays one
+ * comparison. Included by tap.bpf.c; read by src/ringfence/capture/names.py. */
 #ifndef RINGFENCE_NAMES_H
 #define RINGFENCE_NAMES_H
 
@@ -18,25 +18,18 @@
 
 /* What to tell of a tap, by its id: places where consumers' own questions pass. */
 #define LISTEN_POD 1 /* questions come in from the interface */
-#define LISTEN_NODE 2 /* questions leave through it */
-
-struct message {
-	__u64 time; /* CLOCK_MONOTONIC ns */
-	struct key_v6 key; /* as on the wire: src and dst; IPv4 mapped */
-	__u32 length; /* of the payload, however much of it follows */
-	__u32 sequence; /* TCP's number of the first octet */
-	__u8 data[];
-};
+#define LISTEN_NODE 2 /* the node's own questions leave through it */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } heard SEC(".maps");
 
-/* Messages for which the ring had no room: [0] counted here, [1] what was reported of it, written by the reader. */
+/* Messages for which the ring had no room, counted in [0]. The reader notes in [1] what it was when it last swapped sides,
+ * and in [2] when it last committed: the difference belongs to the generation between. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 3);
 	__type(key, __u32);
 	__type(value, __u64);
 } unheard SEC(".maps");
@@ -47,6 +40,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } listening SEC(".maps");
+
+/* Addresses of the node itself: what others ask only passes its taps. Only user space writes this. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, 16);
+	__type(value, __u32);
+} ours SEC(".maps");
 
 /* Hellos told lately: one connection passes several taps, and its hello may go on in the next segment. */
 struct greeting {
@@ -71,6 +73,9 @@ static __noinline void miss(void)
 		*missed += 1;
 }
 
+/* Whether a key is of DNS. */
+#define IS_DNS(key) ((key)->sport == PORT_DNS || (key)->dport == PORT_DNS)
+
 /* The rest of telling, once there is room for `most` octets. */
 static __always_inline void fill(struct __sk_buff *skb, struct message *message, struct key_v6 *key, __u32 at,
 				 __u32 length, __u32 sequence, __u32 most)
@@ -85,7 +90,8 @@ static __always_inline void fill(struct __sk_buff *skb, struct message *message,
 		size = most;
 	if (!size || bpf_skb_load_bytes(skb, at, message->data, size))
 		message->length = 0;
-	bpf_ringbuf_submit(message, 0);
+	/* The reader comes by several times a second: waking it for each would cost more than all the rest. */
+	bpf_ringbuf_submit(message, BPF_RB_NO_WAKEUP);
 }
 
 static __always_inline void tell(struct __sk_buff *skb, struct key_v6 *key, __u32 at, __u32 sequence)
@@ -163,7 +169,10 @@ __noinline int hear(struct __sk_buff *skb, __u32 l3, __u32 l4, __u32 at, __u32 p
 	tap = (key.tap >> CLASS_SHIFT) - 1;
 	coming = key.tap & CLASS_INGRESS;
 	listen = bpf_map_lookup_elem(&listening, &tap);
-	if (!listen || !(*listen & (!dns ? LISTEN_POD | LISTEN_NODE : asks == coming ? LISTEN_POD : LISTEN_NODE)))
+	if (!listen || !*listen)
+		return 0;
+	if (dns && !(asks == coming && *listen & LISTEN_POD) &&
+	    !(asks != coming && *listen & LISTEN_NODE && bpf_map_lookup_elem(&ours, asks ? key.src : key.dst)))
 		return 0;
 	if (protocol == IPPROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, l4 + 4, &sequence, 4))

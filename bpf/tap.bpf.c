@@ -50,6 +50,7 @@ const volatile __u32 layout[] = {
 	sizeof(struct key_tunnel), offsetof(struct key_tunnel, vni), offsetof(struct key_tunnel, inner_sport),
 	sizeof(struct count), offsetof(struct count, last), offsetof(struct count, flags),
 	sizeof(struct state), offsetof(struct state, dirty), sizeof(struct loss), STAGES,
+	sizeof(struct message), offsetof(struct message, key), offsetof(struct message, length),
 };
 
 struct state state = {};
@@ -179,7 +180,8 @@ static __noinline bool left_out(struct amount *amount)
 			count = bpf_map_lookup_elem(&even, key);                               \
 		}                                                                              \
 		if (likely(count)) {                                                           \
-			if (unlikely(count->packets < EARLY && !(count->flags & TCP_PSH)))     \
+			if (unlikely(count->packets < EARLY &&                                 \
+				     (!(count->flags & TCP_PSH) || IS_DNS(key))))              \
 				(amount)->heard = 1;                                           \
 			add(count, amount);                                                    \
 			break;                                                                 \
@@ -677,7 +679,7 @@ __noinline __u32 read_slowly(struct __sk_buff *skb, __u32 tap)
 		return 0;
 	}
 	count_plain(&key, &amount);
-	if (l4.length && (amount.heard || key.dport == PORT_DNS || key.sport == PORT_DNS))
+	if (l4.length && (amount.heard || IS_DNS(&key)))
 		hear(skb, at, l3.end, l3.end + l4.length, key.protocol);
 	return is_unreachable(key.protocol, l4.dport) && !first ? l3.end + 8 : 0;
 }
@@ -723,7 +725,7 @@ int tap(struct __sk_buff *skb)
 		} else if (key.protocol == IPPROTO_UDP && !tunnel_of(key.dport)) {
 			headers = sizeof(*ip) + sizeof(struct udphdr);
 			amount.flags = 0;
-			amount.heard = key.dport == PORT_DNS || key.sport == PORT_DNS;
+			amount.heard = IS_DNS(&key);
 		} else {
 			return slow(skb, tap);
 		}
@@ -731,7 +733,7 @@ int tap(struct __sk_buff *skb)
 		if (unlikely(zero_window))
 			amount.packets += amount.packets << ZERO_WINDOW_SHIFT;
 		COUNT(&key, v4_even, v4_odd, FAMILY_V4, &amount);
-		if (unlikely(amount.heard))
+		if (unlikely(amount.heard) && (key.protocol == IPPROTO_TCP || IS_DNS(&key)))
 			hear(skb, ETH_HLEN, ETH_HLEN + sizeof(*ip), ETH_HLEN + headers, key.protocol);
 		return TC_ACT_UNSPEC;
 	}
@@ -755,7 +757,7 @@ int tap(struct __sk_buff *skb)
 		} else if (key.protocol == IPPROTO_UDP && !tunnel_of(key.dport)) {
 			headers = sizeof(*ip) + sizeof(struct udphdr);
 			amount.flags = 0;
-			amount.heard = key.dport == PORT_DNS || key.sport == PORT_DNS;
+			amount.heard = IS_DNS(&key);
 		} else {
 			return slow(skb, tap);
 		}
@@ -765,7 +767,7 @@ int tap(struct __sk_buff *skb)
 		if (unlikely(zero_window))
 			amount.packets += amount.packets << ZERO_WINDOW_SHIFT;
 		COUNT(&key, v6_even, v6_odd, FAMILY_V6, &amount);
-		if (unlikely(amount.heard))
+		if (unlikely(amount.heard) && (key.protocol == IPPROTO_TCP || IS_DNS(&key)))
 			hear(skb, ETH_HLEN, ETH_HLEN + sizeof(*ip), ETH_HLEN + headers, key.protocol);
 		return TC_ACT_UNSPEC;
 	}

@@ -81,4 +81,13 @@ struct key_fragment {
 	__u8 protocol, pad;
 };
 
+/* What names.h tells of one packet: who says what to whom. */
+struct message {
+	__u64 time; /* CLOCK_MONOTONIC ns */
+	struct key_v6 key; /* as on the wire: src and dst; IPv4 mapped */
+	__u32 length; /* of the payload, however much of it follows; 0: it could not be read */
+	__u32 sequence; /* TCP's number of the first octet */
+	__u8 data[];
+};
+
 #endif

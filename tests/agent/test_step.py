@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ringfence.agent.step import Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
+from ringfence.agent.step import NAMES_CUT, Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
 from ringfence.flows.ends import END, OPENED, holder_of
+from ringfence.flows.heard import ANSWER, HELLO, MESSAGE, Heard
 from ringfence.model.addresses import pack
-from ringfence.model.batches import Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, Direction
+from ringfence.model.batches import Loss, ProcessInfo, TapInfo, TlsInfo
+from ringfence.model.columns import FLAG_SYN_ONLY, TAP_COUNT, TRANSLATION, TUPLE, UNKNOWN_U4, Direction
 from ringfence.wire.codec import decode, encode
 
 SECOND = 1_000_000_000
@@ -310,3 +311,111 @@ def test_a_mode_that_is_wanted_waits_for_the_end_of_a_window_that_is_read_early(
     early = observed((13 * SECOND,))._replace(windows=(), open_window=13 * SECOND)
     state, _ = step(state, early)
     assert (state.mode, state.next_close) == ("detailed", 14 * SECOND)
+
+
+POD, DB = "10.244.1.5", "10.96.0.1"
+
+
+def said(*, asker=POD, tap=0, address=DB, ttl=30, text="db.example", time=10 * SECOND, port=5353):
+    """A question and its answer of one address, told at a tap."""
+    messages, answers = np.zeros(2, MESSAGE), np.zeros(1, ANSWER)
+    for table in (messages, answers):
+        table["consumer_hi"], table["consumer_lo"] = pack(asker)
+        table["tap"], table["time"] = tap, time
+    messages["provider_hi"], messages["provider_lo"] = pack("10.96.0.10")
+    messages["consumer_port"], messages["provider_port"], messages["protocol"] = port, 53, 17
+    messages["response"], messages["time"] = (0, 1), (time, time + 2_000_000)
+    answers["address_hi"], answers["address_lo"] = pack(address)
+    answers["ttl"] = ttl
+    return Heard(messages, answers, names=(text,))
+
+
+def hello(info):
+    row = np.zeros(1, HELLO)
+    for side, ip, port in (("consumer", POD, 4000), ("provider", DB, 80)):
+        row[side + "_hi"], row[side + "_lo"] = pack(ip)
+        row[side + "_port"] = port
+    row["protocol"], row["time"] = 6, 10 * SECOND + 7
+    return Heard(hellos=row, tls=(info,))
+
+
+def named(keep):
+    """What users will see of each row: names and TLS facts, through the wire."""
+    batch = decode(encode(keep.header, keep.sightings, keep.translations))
+    texts, infos = ("", *batch.header.names), (None, *batch.header.tls)
+    return [
+        (texts[row["names"]], infos[row["tls"]]) for row in batch.sightings[["names", "tls"]]
+    ], batch.header
+
+
+def test_a_flow_has_the_names_that_were_answered_before_it_began():
+    info = TlsInfo("db.example", ("h2",))
+    heard = said()._replace(hellos=hello(info).hellos, tls=(info,))
+    state, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=heard))
+    assert named(keep)[0] == [("db.example", info)]
+    # It keeps them, whatever is answered later, and the next one is another.
+    heard = said(text="other.example", time=11 * SECOND)
+    again = counts()
+    again["flags"], again["first"], again["last"] = 16, 11 * SECOND + 5, 11 * SECOND + 6
+    state, (keep, _) = step(state, observed((11 * SECOND,), 2, again)._replace(heard=heard))
+    assert named(keep)[0] == [("db.example", info)]
+
+
+def test_what_was_answered_after_it_began_or_to_another_is_not_its_name():
+    for heard in (said(time=10 * SECOND + 8), said(asker="10.244.1.6", tap=1), said(address="10.96.0.2")):
+        _, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=heard))
+        assert named(keep)[0] == [("", None)]
+
+
+def test_a_connection_older_than_the_agent_has_no_name():
+    """What its consumer had learnt when it connected nobody heard; a name of now might be another one."""
+    rows = counts()
+    rows["flags"] = 16
+    _, (keep, _) = step(start(), observed((10 * SECOND,), rows=rows)._replace(heard=said()))
+    assert named(keep)[0] == [("", None)]
+
+
+def test_the_node_has_names_too_but_not_those_pods_asked_for_through_it():
+    node = "10.88.0.11"
+    rows = counts()
+    rows["src_hi"], rows["src_lo"] = pack(node)
+    rows["tap"], rows["ingress"] = 1, 0
+    translated = np.zeros(1, TRANSLATION)
+    translated["snat"], translated["protocol"] = 1, 17
+    for side, ip, port in (("consumer", node, 5353), ("provider", "10.96.0.10", 53)):
+        translated[f"post_{side}_hi"], translated[f"post_{side}_lo"] = pack(ip)
+        translated[f"post_{side}_port"] = port
+    for translations, expected in ((translated[:0], "db.example"), (translated, "")):
+        event = observed((10 * SECOND,), rows=rows)._replace(
+            heard=said(asker=node, tap=1), translations=translations
+        )
+        assert named(step(start(), event)[1][0])[0] == [(expected, None)]
+
+
+def test_time_to_the_answer_over_two_windows():
+    rows = counts()
+    rows["dst_hi"], rows["dst_lo"] = pack("10.96.0.10")
+    rows["src_port"], rows["dst_port"], rows["protocol"], rows["flags"] = 5353, 53, 17, 0
+    whole = said()
+    question, answer = (whole._replace(messages=whole.messages[[place]]) for place in (0, 1))
+    question = question._replace(answers=question.answers[:0])
+    state, (keep, _) = step(start(), observed((10 * SECOND,), rows=rows)._replace(heard=question))
+    assert keep.sightings["rtt_us"].tolist() == [UNKNOWN_U4]
+    _, (keep, _) = step(state, observed((11 * SECOND,), 2, rows)._replace(heard=answer))
+    assert keep.sightings["rtt_us"].tolist() == [2_000]
+
+
+def test_names_beyond_a_batch_are_counted(monkeypatch):
+    monkeypatch.setattr("ringfence.agent.step.MAX_NAMES", 0)
+    _, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=said()))
+    rows, header = named(keep)
+    assert rows == [("", None)]
+    assert header.losses == (Loss(NAMES_CUT, events=1),)
+
+
+def test_what_was_heard_with_counts_kept_before_a_crash_is_learnt():
+    state, _ = step(start(kept=7), observed((10 * SECOND,), generation=7)._replace(heard=said()))
+    rows = counts()
+    rows["first"], rows["last"] = 11 * SECOND + 5, 11 * SECOND + 6
+    _, (keep, _) = step(state, observed((11 * SECOND,), 8, rows))
+    assert named(keep)[0] == [("db.example", None)]

@@ -8,22 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringfence.flows import names as module
-from ringfence.flows.names import (
-    ANSWER,
-    GRACE,
-    HELLO,
-    MESSAGE,
-    MOST_NAMES,
-    PATIENCE,
-    SECOND,
-    SHORTEST,
-    Asking,
-    Dictionaries,
-    Heard,
-    Names,
-    name,
-    plain_key,
-)
+from ringfence.flows.heard import ANSWER, HELLO, MESSAGE, Heard, plain_key
+from ringfence.flows.names import GRACE, MOST_NAMES, PATIENCE, SECOND, SHORTEST, Asking, Names, name
+from ringfence.flows.terms import Dictionaries
 from ringfence.model.addresses import pack
 from ringfence.model.batches import TlsInfo
 from ringfence.model.columns import FLOW, UNKNOWN_U4, Table, structured

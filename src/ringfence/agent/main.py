@@ -100,6 +100,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Name the processes at both ends of conversations."""
     socket_links: bool = True
     """Follow load balancing at sockets (as Cilium's without kube-proxy), by hooks at the pods' cgroup."""
+    names: bool = True
+    """Hear by which names pods knew their providers (DNS) and what TLS clients ask for (server name, ALPN)."""
+    names_ring: int = 1 << 20
+    """Octets of the kernel's ring through which names are heard: a power of two, 4096 or more."""
     cpu_limit: float | None = None
     """Cores the agent keeps itself to (0.05 is 5 % of one); 0 is no limit. By default nine tenths of its cgroup's."""
     memory_limit: int | None = None
@@ -210,7 +214,8 @@ class Agent:
     def _observe(self, command: Observe) -> Observed:
         drained = self._capture.drain()
         translations, hints, missed = self._capture.translations()
-        heard = self._capture.processes()
+        processes = self._capture.processes()
+        heard, crowded = self._capture.names()
         lost, self._lost = self._lost, ()
         return Observed(
             now=_now(),
@@ -224,15 +229,16 @@ class Agent:
             addresses=self._capture.addresses,
             translations=translations,
             hints=hints,
-            processes=heard.opened,
-            process_infos=heard.infos,
-            ends=heard.ends,
-            losses=(*missed, *lost),
+            processes=processes.opened,
+            process_infos=processes.infos,
+            ends=processes.ends,
+            losses=(*missed, *crowded, *lost),
             notes=(*self._capture.notes, *self._limits.notes),
             kernel_losses=drained.losses,
             accepted=self._capture.accepted(),
             facts=self._capture.facts(),
             asks=self._capture.asks(),
+            heard=heard,
         )
 
     def _perform(self, command: Command, shipper: Shipper) -> None:
@@ -300,6 +306,9 @@ def check(settings: AgentSettings) -> None:
     check_budget(_budget(settings))
     if not 1 <= settings.sample <= MOST_SAMPLED:
         raise Problem(f"one packet in {settings.sample}", "sample", f"use 1 (every packet) to {MOST_SAMPLED}")
+    ring = settings.names_ring
+    if not 4096 <= ring <= 1 << 28 or ring & ring - 1:
+        raise Problem(f"ring of {ring} octets", "names_ring", "use a power of two, 4096 to 268435456")
     if not 1 <= settings.map_entries <= MOST_ENTRIES:
         raise Problem(
             f"map of {settings.map_entries} entries",
@@ -333,6 +342,8 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         sample=settings.sample,
         processes=settings.processes,
         socket_links=settings.socket_links,
+        names=settings.names,
+        names_ring=settings.names_ring,
         detailed=settings.mode == "detailed",
     )
 

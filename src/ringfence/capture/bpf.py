@@ -359,7 +359,7 @@ class Object:
     """An object file in libbpf's hands: open, adjust, load, take descriptors, close."""
 
     def __init__(self, content: bytes, name: str) -> None:
-        self._lib = _libbpf()
+        self._lib = libbpf()
         self._name = name
         self._content = content
         handle = self._lib.bpf_object__open_mem(content, len(content), None)
@@ -419,10 +419,13 @@ _RESULTS = {
     "bpf_object__find_program_by_name": ctypes.c_void_p,
     "bpf_map__initial_value": ctypes.c_void_p,
     "bpf_object__close": None,
+    "ring_buffer__new": ctypes.c_void_p,
+    "ring_buffer__free": None,
 }
 
 
-def _libbpf() -> ctypes.CDLL:
+def libbpf() -> ctypes.CDLL:
+    """The library. Raises Problem when it is missing."""
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError:

@@ -41,10 +41,14 @@ from ringfence.model.columns import TAP_COUNT, Table
 from ringfence.model.problems import Problem
 
 COUNT_MAPS = tuple(f"{family}_{side}" for family in FAMILIES for side in SIDES)
-HEARD_MAPS = ("heard", "unheard", "listening", "greetings")
+HEARD_MAPS = ("heard", "unheard", "listening", "ours", "greetings")
 """What `names.py` reads and writes."""
 MAPS = (*COUNT_MAPS, "losses", "fragments", "taps", *HEARD_MAPS, ".bss")
 PROGRAM = "tap"
+NAMES_LOST = "names-ring-full"
+"""Name of the loss of messages (DNS, ClientHellos) for which the ring had no room."""
+_UNHEARD, _UNHEARD_DRAINED, _UNHEARD_COMMITTED = 0, 1, 2
+"""Places in the `unheard` map (bpf/names.h)."""
 _VXLAN_PLACES, _GENEVE_PLACES = 4, 2
 _COARSE = 6
 """CLOCK_MONOTONIC_COARSE (linux/time.h)."""
@@ -59,6 +63,8 @@ class Options(NamedTuple):
     geneve_ports: tuple[int, ...]
     sample: int = 1
     """One packet in so many is counted."""
+    names_ring: int = 1 << 20
+    """Octets of the ring that names are told by: a power of two, whole pages."""
 
 
 class Counters:
@@ -74,6 +80,8 @@ class Counters:
         self.notes: list[str] = []
         self._state: Table = np.zeros(1, STATE)
         self._memory: object = None
+        self.utc_offset = 0
+        """UTC minus CLOCK_MONOTONIC as of the last drain, ns: what was drained is dated by it."""
 
     def open(self) -> None:
         """Adopt what is pinned, when it is of this build and these options; load afresh otherwise."""
@@ -116,10 +124,12 @@ class Counters:
     def drain(self) -> tuple[Table, tuple[Loss, ...], int]:
         """`(TAP_COUNT, losses, generation)` of the side not being counted into, swapping first when it is clear."""
         if self._state["committed"][0] + 1 == self._state["generation"][0]:
+            # A crash before the swap: the heir notes it again. After it: what is noted stands.
+            self._note(_UNHEARD_DRAINED, self._unheard(_UNHEARD))
             self._state["generation"][0] += 1
             bpf.wait_for_programs()
         generation = int(self._state["generation"][0]) - 1
-        offset = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self.utc_offset = offset = _utc_offset()
         tables = [
             tap_counts(keys, values, offset)
             for family in self._dirty(generation)
@@ -142,6 +152,7 @@ class Counters:
         for stage in Stage:
             index = side * len(Stage) + stage
             bpf.update(self._fds["losses"], struct.pack("=I", index), nothing)
+        self._note(_UNHEARD_COMMITTED, self._unheard(_UNHEARD_DRAINED))
         self._state["dirty"][0, side * len(FAMILIES) : (side + 1) * len(FAMILIES)] = 0
         self._state["committed"][0] = generation
 
@@ -168,7 +179,19 @@ class Counters:
                     found.append(Loss(STAGE_NAMES[stage], events=packets))
                 else:
                     found.append(Loss(STAGE_NAMES[stage], packets, octets))
+        missed = self._unheard(_UNHEARD_DRAINED) - self._unheard(_UNHEARD_COMMITTED)
+        if missed:  # packets that are counted; only what they said is not known
+            found.append(Loss(NAMES_LOST, events=missed))
         return tuple(found)
+
+    def _unheard(self, place: int) -> int:
+        """Messages the ring had no room for: all CPUs added up."""
+        raw = bpf.lookup(self._fds["unheard"], struct.pack("=I", place), 8 * self._cpus)
+        return int(np.frombuffer(raw or b"", "<u8").sum())
+
+    def _note(self, place: int, count: int) -> None:
+        value = struct.pack("=Q", count).ljust(8 * self._cpus, b"\0")
+        bpf.update(self._fds["unheard"], struct.pack("=I", place), value)
 
     def _load(self, content: bytes, build: int) -> None:
         loaded = bpf.Object(content, "tap.bpf.o")
@@ -220,10 +243,23 @@ def _pin_name(name: str) -> str:
     return name.replace(".", "section_")
 
 
+def _utc_offset() -> int:
+    """UTC minus CLOCK_MONOTONIC, ns: the best of three, as this process may be put aside between two clocks."""
+    best, found = 1 << 62, 0
+    for _ in range(3):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        utc = time.clock_gettime_ns(time.CLOCK_REALTIME)
+        took = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - before
+        if took < best:
+            best, found = took, utc - before - took // 2
+    return found
+
+
 def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
     """Set map sizes and variables, and refuse an object whose structs are not the ones Python reads."""
     for name in COUNT_MAPS:
         loaded.set_entries(name, entries_of(name.partition("_")[0], options.map_entries))
+    loaded.set_entries("heard", options.names_ring)
     constants = loaded.variables(".rodata")
     sample = 2 * (_VXLAN_PLACES + _GENEVE_PLACES)
     start = sample + 4  # the compiler may put constants of its own behind

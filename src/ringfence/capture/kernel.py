@@ -16,10 +16,12 @@ from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
 from ringfence.capture.facts import Facts
+from ringfence.capture.names import Hearing
 from ringfence.capture.process import NOBODY, Heard, Openers
 from ringfence.capture.sockets import Accepted
 from ringfence.capture.taps import Insides, View, look, namespace_inode
 from ringfence.flows.asked import ASK
+from ringfence.flows.heard import Heard as Said
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import Table
 from ringfence.model.problems import Problem
@@ -67,6 +69,10 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Name the processes at both ends of conversations (needs raw tracepoints and kernel BTF)."""
     socket_links: bool = True
     """Follow load balancing at sockets, by hooks at the pods' cgroup (needs kernel BTF and Linux 6.3)."""
+    names: bool = True
+    """Hear which names pods were answered by DNS, and what TLS clients ask for."""
+    names_ring: int = 1 << 20
+    """Octets of the kernel's ring that names are told by: a power of two, 4096 or more."""
 
 
 class Drained(NamedTuple):
@@ -104,6 +110,7 @@ class Capture:
         self._facts = Facts()
         self._asked = Asked(settings.socket_links)
         self._asks: list[Table] = []
+        self._hearing = Hearing(settings.names)
         self._detailed = settings.detailed
         self._next_openers = 0.0
         self._looking_up = True
@@ -134,11 +141,17 @@ class Capture:
             raise Problem(
                 "sampling needs eBPF", f"sample={settings.sample}", "set it to 1, or allow tcx or clsact"
             )
-        options = Options(settings.map_entries, settings.tunnel_ports, settings.geneve_ports, settings.sample)
+        options = Options(
+            settings.map_entries,
+            settings.tunnel_ports,
+            settings.geneve_ports,
+            settings.sample,
+            settings.names_ring,
+        )
         if path == "packet":
             self._open_ring(options)
         else:
-            self._open_maps(options, path)
+            self._notes += self._hearing.start(self._open_maps(options, path))
         self._attached.adopt()
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
@@ -148,7 +161,7 @@ class Capture:
         self._conntrack.start()
         self._notes += self._conntrack.notes + self._attached.notes
 
-    def _open_maps(self, options: Options, path: str) -> None:
+    def _open_maps(self, options: Options, path: str) -> Counters:
         netns = self.settings.netns
         pins.prepare(self._folder)
         self._lock = pins.lock(self._folder)
@@ -157,6 +170,7 @@ class Capture:
         hooks = paths.hooks(self._route, self._folder, counters.program, path, netns)
         self._attached: Attached | Ring = Attached(counters, hooks, path, netns)
         self._insides: Insides | None = Insides(netns)
+        return counters
 
     def _open_ring(self, options: Options) -> None:
         # Imported here: it brings the decoders of packet files, which no other path needs in memory.
@@ -170,6 +184,7 @@ class Capture:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = pins.lock(self._folder)
         self._counters = self._attached = Ring(self.settings.netns, options)
+        self._notes.append("names are not heard: an AF_PACKET ring copies headers only")
         self._insides = None
         self._counters.open()
 
@@ -199,6 +214,7 @@ class Capture:
         True when the taps or addresses changed.
         """
         self._conntrack.collect()
+        self._hearing.collect()
         now = time.monotonic()
         if self._looking_up and now >= self._next_openers:
             self._next_openers = now + _OPENERS
@@ -239,6 +255,7 @@ class Capture:
         before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
         self._view: View = view
         self._untapped = [*view.notes, *self._attached.apply(view.choices)]
+        self._hearing.listen(self._attached.taps, view.addresses)
         unknown = tuple(c.ifindex for c in view.choices if c.at == "pod" and c.pod is None)
         return before != (self._attached.taps, view.addresses), unknown
 
@@ -295,6 +312,12 @@ class Capture:
             return NOBODY
         return self._openers.read(self._listened())
 
+    def names(self) -> tuple[Said, tuple[Loss, ...]]:
+        """What DNS and TLS said at the taps since the last call; what of it found no room. Call after `drain`: what is
+        told here was said before or while that was counted."""
+        assert self._counters is not None, "start() first"
+        return self._hearing.take(self._counters.utc_offset)
+
     def facts(self) -> Table:
         """What the kernel told beside the packets since the last call: `flows.facts.FACT`."""
         return self._facts.take(self._listened())
@@ -309,6 +332,7 @@ class Capture:
         if wanted and not self._looking_up:
             self._openers.read(self._listened())
         self._looking_up = wanted
+        self._hearing.switch(wanted)
         self.detail(self._detailed)
 
     def _listened(self) -> dict[int, str | None]:
@@ -357,6 +381,7 @@ class Capture:
                 getattr(self, name).close()
 
     def _close_maps(self, keep: bool = False) -> None:
+        self._hearing.stop()
         if not keep and hasattr(self, "_attached"):
             self._attached.remove_all()
         if hasattr(self, "_attached"):

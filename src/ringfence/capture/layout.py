@@ -79,6 +79,16 @@ STATE = np.dtype(
     ]
 )
 
+MESSAGE = np.dtype(
+    [
+        ("time", "<u8"),  # CLOCK_MONOTONIC, ns
+        ("key", KEY_V6),
+        ("length", "<u4"),  # of the payload, however much of it follows
+        ("sequence", "<u4"),
+    ]
+)
+"""What stands before the octets of each payload that `bpf/names.h` tells."""
+
 TAP_RECORD = np.dtype(
     [
         ("ifindex", "<u4"),
@@ -117,4 +127,7 @@ LAYOUT_TABLE: tuple[int, ...] = (
     _offset(STATE, "dirty"),
     LOSS.itemsize,
     len(Stage),
+    MESSAGE.itemsize,
+    _offset(MESSAGE, "key"),
+    _offset(MESSAGE, "length"),
 )

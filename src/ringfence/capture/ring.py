@@ -49,6 +49,8 @@ class Ring:
 
     adopted = False
     program = -1
+    utc_offset = 0
+    """Frames come dated in UTC."""
 
     def __init__(self, netns: str | None, options: Options) -> None:
         self._netns = netns

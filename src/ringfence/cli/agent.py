@@ -52,6 +52,9 @@ def command(
     processes: Annotated[
         bool | None, typer.Option(help="Name the processes at both ends of conversations.")
     ] = None,
+    names: Annotated[
+        bool | None, typer.Option(help="Hear DNS names of providers, and server names of TLS.")
+    ] = None,
     cpu_limit: Annotated[
         float | None, typer.Option(help="Cores to keep to, 0 for none [default: 90 % of its cgroup's].")
     ] = None,
@@ -96,6 +99,7 @@ def command(
         "path": path,
         "exclude": exclude or None,
         "processes": processes,
+        "names": names,
         "cpu_limit": cpu_limit,
         "memory_limit": memory_limit,
         "keep_counting": keep_counting,

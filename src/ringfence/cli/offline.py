@@ -13,8 +13,8 @@ from ringfence.capture.packets.read import Reading, read_capture
 from ringfence.flows.captured import Captured
 from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
-from ringfence.flows.names import Dictionaries
 from ringfence.flows.present import Facts, present
+from ringfence.flows.terms import Dictionaries
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
 from ringfence.model.columns import TRANSLATION, Table, structured

@@ -11,14 +11,17 @@ A name counts while its TTL runs, and for GRACE longer where no other does: prog
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.keys import hash_words, text_hash, tuple_hash
+from ringfence.flows.heard import Heard, plain_key
+from ringfence.flows.keys import hash_words
+from ringfence.flows.terms import Dictionaries, size_of
 from ringfence.model.batches import TlsInfo
-from ringfence.model.columns import TUPLE, UNKNOWN_U4, Table
+from ringfence.model.columns import UNKNOWN_U4, Table
 from ringfence.model.distinct import distinct
 from ringfence.model.protocols import UDP
 
@@ -38,50 +41,12 @@ IDLE = 7_200 * SECOND
 """How long names of a silent flow are kept, as its direction is (`memory.IDLE_TCP`)."""
 MOST = 1 << 17
 """Rows of each table kept at most: of more, those learnt or heard of longest ago go (4 MB each)."""
+MOST_OCTETS = 12 << 20
+"""Memory that texts take at most: of more, the older half of what points at them is forgotten, and again."""
 MOST_NAMES = 8
 """Names given to one flow at most: the latest learnt."""
 MAX_TEXT = 4096
 """Octets of one flow's names (`wire.checks`)."""
-
-MESSAGE = np.dtype(
-    [
-        ("time", "<i8"),
-        *TUPLE,  # the asker as consumer
-        ("tap", "<u4"),
-        ("number", "<u2"),
-        ("response", "u1"),
-        ("rcode", "<u2"),
-        ("name", "<u4"),  # what was asked: index into `Heard.names`
-    ]
-)
-"""One DNS message at one tap."""
-ANSWER = np.dtype(
-    [
-        ("time", "<i8"),
-        ("consumer_hi", "<u8"),
-        ("consumer_lo", "<u8"),
-        ("tap", "<u4"),
-        ("address_hi", "<u8"),
-        ("address_lo", "<u8"),
-        ("ttl", "<u4"),  # seconds, the shortest of the chain that led here
-        ("name", "<u4"),  # index into `Heard.names`
-    ]
-)
-"""One address that a consumer was answered."""
-HELLO = np.dtype([("time", "<i8"), *TUPLE, ("tls", "<u4")])
-"""One ClientHello; `tls` indexes `Heard.tls`."""
-
-
-class Heard(NamedTuple):
-    """What DNS and TLS said at some taps, in no particular order."""
-
-    messages: Table = np.zeros(0, MESSAGE)
-    answers: Table = np.zeros(0, ANSWER)
-    hellos: Table = np.zeros(0, HELLO)
-    names: tuple[str, ...] = ()
-    """Lower case, without spaces."""
-    tls: tuple[TlsInfo, ...] = ()
-
 
 LEARNT = np.dtype([("key", "<u8"), ("name", "<u8"), ("since", "<i8"), ("latest", "<i8"), ("until", "<i8")])
 """One name of one address as one consumer learnt it: first, last, and until when its TTL runs."""
@@ -111,13 +76,9 @@ class Asking(NamedTuple):
     who: U32
     """A stable name of the consumer's pod, 0 where its address must do."""
     begins: Mask
-
-
-class Dictionaries(NamedTuple):
-    """What the filled columns point at, by index + 1."""
-
-    names: tuple[str, ...]
-    tls: tuple[TlsInfo, ...]
+    """Whether it was opened in this window: what was learnt before then are its names."""
+    borrowed: Mask | None = None
+    """Whose consumer's address was lent by source translation: who uses it learnt nothing by it."""
 
 
 def name(asking: Asking, heard: Heard, tap_who: U32, known: Names, now: int) -> tuple[Dictionaries, Names]:
@@ -125,6 +86,9 @@ def name(asking: Asking, heard: Heard, tap_who: U32, known: Names, now: int) -> 
 
     `now` is UTC nanoseconds. Flows that began earlier keep what they were given then.
     """
+    tables = (known.learnt, known.given, known.waiting, heard.answers, heard.messages, heard.hellos)
+    if not any(map(len, tables)):
+        return Dictionaries((), ()), known
     known = _learn(known, heard, tap_who, now)
     known = _timed(asking, known, heard, tap_who, now)
     mine, texts = _names_at(asking, known)
@@ -145,13 +109,29 @@ def name(asking: Asking, heard: Heard, tap_who: U32, known: Names, now: int) -> 
 
 
 def _tidy(known: Names, given: Table, texts: Mapping[int, str], infos: Mapping[int, TlsInfo]) -> Names:
-    """Without the terms that nothing points at any more, once they are many."""
-    if len(texts) + len(infos) > 2 * (len(known.learnt) + len(given)) + 1024:
-        used = {*known.learnt["name"].tolist(), *given["names"].tolist()}
-        texts = {value: text for value, text in texts.items() if value in used}
-        used = set(given["tls"].tolist())
-        infos = {value: info for value, info in infos.items() if value in used}
-    return known._replace(given=given, texts=texts, infos=infos)
+    """Without the terms that nothing points at any more, once they are many; and within MOST_OCTETS."""
+    many = len(texts) + len(infos) > 2 * (len(known.learnt) + len(given)) + 1024
+    known = known._replace(given=given, texts=texts, infos=infos)
+    most = MOST
+    while many or _octets(known) > MOST_OCTETS:
+        known = _pruned(known)
+        many, most = False, most // 2
+        if _octets(known) > MOST_OCTETS:
+            learnt, given = _newest(known.learnt, "latest", most), _newest(known.given, "last", most)
+            known = known._replace(learnt=learnt, given=given)
+    return known
+
+
+def _octets(known: Names) -> int:
+    return sum(map(size_of, known.texts.values())) + sum(map(size_of, known.infos.values()))
+
+
+def _pruned(known: Names) -> Names:
+    used = {*known.learnt["name"].tolist(), *known.given["names"].tolist()}
+    texts = {value: text for value, text in known.texts.items() if value in used}
+    used = set(known.given["tls"].tolist())
+    infos = {value: info for value, info in known.infos.items() if value in used}
+    return known._replace(texts=texts, infos=infos)
 
 
 def _consumer_key(who: U32, hi: U64, lo: U64, other_hi: U64, other_lo: U64) -> U64:
@@ -167,14 +147,16 @@ def _learn(known: Names, heard: Heard, tap_who: U32, now: int) -> Names:
     answers = heard.answers
     if not len(answers):
         return known._replace(learnt=learnt)
-    hashes = np.array([text_hash(text) for text in heard.names], np.uint64)
+    used = distinct(answers["name"])
+    hashes = np.zeros(len(heard.names), np.uint64)
+    hashes[used] = [_hash(heard.names[index]) for index in used.tolist()]
     fresh = np.zeros(len(answers), LEARNT)
     ends = (answers[column] for column in ("consumer_hi", "consumer_lo", "address_hi", "address_lo"))
     fresh["key"] = _consumer_key(_of_tap(tap_who, answers["tap"]), *ends)
     fresh["name"] = hashes[answers["name"]]
     fresh["since"] = fresh["latest"] = answers["time"]
     fresh["until"] = answers["time"] + np.maximum(answers["ttl"].astype(np.int64) * SECOND, SHORTEST)
-    texts = dict(known.texts) | dict(zip(hashes.tolist(), heard.names, strict=True))
+    texts = dict(known.texts) | {int(hashes[index]): heard.names[index] for index in used.tolist()}
     return known._replace(learnt=_newest(_joined(np.concatenate([learnt, fresh])), "latest"), texts=texts)
 
 
@@ -193,11 +175,19 @@ def _joined(rows: Table) -> Table:
     return whole
 
 
-def _newest(rows: Table, column: str) -> Table:
-    """The MOST rows with the latest time, in the same order."""
-    if len(rows) <= MOST:
+def _hash(text: str) -> int:
+    """One word for a text, never 0. Not `text_hash`: texts of strangers are long and not worth keeping for it."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) or 1
+
+
+def _newest(rows: Table, column: str, most: int | None = None) -> Table:
+    """The `most` (MOST) rows with the latest time, in the same order."""
+    most = MOST if most is None else most
+    if len(rows) <= most:
         return rows
-    kept = np.argpartition(rows[column], len(rows) - MOST)[len(rows) - MOST :]
+    if not most:
+        return rows[:0]
+    kept = np.argpartition(rows[column], len(rows) - most)[len(rows) - most :]
     return rows[np.sort(kept)]
 
 
@@ -212,7 +202,8 @@ def _changes(*columns: NDArray[np.generic]) -> Mask:
 def _names_at(asking: Asking, known: Names) -> tuple[U64, dict[int, str]]:
     """For each flow that begins the hash of its set of names, and the texts of those sets."""
     found = np.zeros(len(asking.key), np.uint64)
-    rows = np.flatnonzero(asking.begins)
+    wanted = asking.begins if asking.borrowed is None else asking.begins & ~asking.borrowed
+    rows = np.flatnonzero(wanted)
     if not len(rows) or not len(known.learnt):
         return found, {}
     table, learnt = asking.table[rows], known.learnt
@@ -312,7 +303,7 @@ def _last_set(values: U64, starts: I64) -> U64:
 
 
 def _hellos(heard: Heard, now: int) -> tuple[Table, dict[int, TlsInfo]]:
-    hashes = [int(text_hash("\0".join((info.server_name or "", *info.alpn)))) or 1 for info in heard.tls]
+    hashes = [_hash("\0".join((info.server_name or "", *info.alpn))) for info in heard.tls]
     rows = np.zeros(len(heard.hellos), GIVEN)
     order = np.argsort(heard.hellos["time"], kind="stable")
     hellos = heard.hellos[order]
@@ -328,12 +319,6 @@ def _find(keys: U64, wanted: U64) -> I64:
         return np.full(len(wanted), -1, np.int64)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, at, -1)
-
-
-def plain_key(table: Table) -> U64:
-    """`taps.conversation_key` of tuples outside tunnels."""
-    zero = np.zeros(len(table), np.uint64)
-    return hash_words(tuple_hash(table), zero, zero)
 
 
 def _timed(asking: Asking, known: Names, heard: Heard, tap_who: U32, now: int) -> Names:

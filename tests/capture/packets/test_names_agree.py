@@ -19,7 +19,7 @@ from ringfence.capture.packets.feed import Feed
 from ringfence.capture.packets.frames import Stop
 from ringfence.capture.packets.read import pieces, read_capture
 from ringfence.capture.packets.sources import open_capture
-from ringfence.flows.names import Heard
+from ringfence.flows.heard import Heard
 from ringfence.model.columns import UNKNOWN_U4
 
 DNS = (

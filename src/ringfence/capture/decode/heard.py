@@ -1,4 +1,4 @@
-"""DNS messages and ClientHellos, one by one, become the columns of `flows.names.Heard`.
+"""DNS messages and ClientHellos, one by one, become the columns of `flows.heard.Heard`.
 
 Unlike packets these are few, and each is text: they are read one at a time, and what was read before is remembered,
 since the same names are asked for over and over.
@@ -6,13 +6,14 @@ since the same names are asked for over and over.
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ringfence.capture.decode import dns, tls
-from ringfence.flows.names import ANSWER, HELLO, MESSAGE, Heard
+from ringfence.flows.heard import ANSWER, HELLO, MESSAGE, Heard
 from ringfence.model.addresses import MAPPED
 from ringfence.model.batches import TlsInfo
 from ringfence.model.protocols import TCP, UDP
@@ -22,12 +23,27 @@ MOST_STREAMS = 256
 """Beginnings of TCP streams kept that are not whole yet; of more the oldest goes."""
 LONGEST = 16_384
 """Octets kept of one: a hello or answer that is longer is taken as far as it goes."""
-MOST_TERMS = 50_000
-"""Names, and hellos, told apart between two calls of `take`."""
+REMEMBERED = 512
+"""Messages whose meaning is remembered: at most 256 records each, so that strangers' answers fill 16 MB at most."""
+_MESSAGE = struct.Struct("<q4Q2HBIHBHI")
+_ANSWER = struct.Struct("<q2QI2QIII")
+_HELLO = struct.Struct("<q4Q2HBI")
 
 Half = tuple[int, int]
 Way = tuple[Half, int, Half, int, int]
 """One direction of a TCP connection at one tap."""
+
+
+class Limits(NamedTuple):
+    """What is kept between two calls of `take`; what comes beyond is counted. Whoever answers DNS writes it, so on a
+    node it must be bounded."""
+
+    rows: int = 1 << 62
+    """Of each table."""
+    terms: int = 50_000
+    """Names, and hellos, told apart."""
+    octets: int = 1 << 62
+    """Of their texts."""
 
 
 class Segment(NamedTuple):
@@ -66,11 +82,14 @@ class Lesson(NamedTuple):
 class Listener:
     """Takes segments, gives columns. Not pure in the strict sense: it holds the beginnings of streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
+        self._limits = limits
         self._streams: dict[Way, Waiting] = {}
         self._clear()
         self.unreadable = 0
         """Segments that were to be read and could not be."""
+        self.crowded = 0
+        """Messages and hellos that found no room."""
 
     def hear(self, segment: Segment) -> None:
         """One payload of UDP or TCP."""
@@ -84,9 +103,9 @@ class Listener:
     def take(self) -> Heard:
         """Everything heard since the last call."""
         heard = Heard(
-            np.array(self._messages, MESSAGE),
-            np.array(self._answers, ANSWER),
-            np.array(self._hellos, HELLO),
+            np.frombuffer(self._messages, MESSAGE),
+            np.frombuffer(self._answers, ANSWER),
+            np.frombuffer(self._hellos, HELLO),
             tuple(self._names),
             tuple(self._tls),
         )
@@ -94,11 +113,18 @@ class Listener:
         return heard
 
     def _clear(self) -> None:
-        self._messages: list[tuple[int, ...]] = []
-        self._answers: list[tuple[int, ...]] = []
-        self._hellos: list[tuple[int, ...]] = []
+        # Rows as they lie in their tables: a tuple of each would take ten times the memory until the next `take`.
+        self._messages, self._answers, self._hellos = bytearray(), bytearray(), bytearray()
         self._names: dict[str, int] = {}
         self._tls: dict[TlsInfo, int] = {}
+        self._octets = 0
+
+    def _room(self, rows: bytearray, size: int, terms: int) -> bool:
+        """Whether one row more and so many terms find room; counted if not."""
+        limits = self._limits
+        fits = len(rows) // size < limits.rows and terms < limits.terms and self._octets < limits.octets
+        self.crowded += not fits
+        return fits
 
     def _dns(self, segment: Segment, payload: bytes) -> None:
         lesson = _lesson(payload[2:])
@@ -111,17 +137,28 @@ class Listener:
         asker, port, server, at = segment.src, segment.sport, segment.dst, segment.dport
         if lesson.response:
             asker, port, server, at = server, at, asker, port
-        if at != PORT or len(self._names) + len(lesson.addresses) >= MOST_TERMS:
+        if at != PORT:
             self.unreadable += 1
             return
+        answers = len(self._answers) // _ANSWER.size + len(lesson.addresses)
+        if answers > self._limits.rows:
+            self.crowded += 1
+            return
+        if not self._room(self._messages, _MESSAGE.size, len(self._names) + len(lesson.addresses)):
+            return
+        place = len(self._messages) // _MESSAGE.size
         name = self._name(lesson.question)
         ends = (*asker, *server, port, at, segment.protocol)
-        self._messages.append((segment.time, *ends, segment.tap, number, lesson.response, lesson.rcode, name))
+        self._messages += _MESSAGE.pack(
+            segment.time, *ends, segment.tap, number, lesson.response, lesson.rcode, name
+        )
         for hi, lo, ttl, learnt in lesson.addresses:
-            row = (segment.time, *asker, segment.tap, hi, lo, ttl, self._name(learnt))
-            self._answers.append(row)
+            row = (segment.time, *asker, segment.tap, hi, lo, ttl, self._name(learnt), place)
+            self._answers += _ANSWER.pack(*row)
 
     def _name(self, name: str) -> int:
+        if name not in self._names:
+            self._octets += len(name)
         return self._names.setdefault(name, len(self._names))
 
     def _stream(self, segment: Segment) -> None:
@@ -145,13 +182,14 @@ class Listener:
             info, whole = tls.decode(data)
         except tls.Unreadable:
             return
-        if len(self._tls) >= MOST_TERMS:
-            self.unreadable += 1
+        if not self._room(self._hellos, _HELLO.size, len(self._tls)):
             return
         if not whole:
             self._wait(segment, data)
         ends = (*segment.src, *segment.dst, segment.sport, segment.dport, segment.protocol)
-        self._hellos.append((segment.time, *ends, self._tls.setdefault(info, len(self._tls))))
+        if info not in self._tls:
+            self._octets += len(info.server_name or "") + sum(map(len, info.alpn))
+        self._hellos += _HELLO.pack(segment.time, *ends, self._tls.setdefault(info, len(self._tls)))
 
     def waits_for(self, segment: Segment) -> bool:
         """Whether what this direction says next is wanted too."""
@@ -181,7 +219,7 @@ def _way(segment: Segment) -> Way:
     return segment.src, segment.sport, segment.dst, segment.dport, segment.tap
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=REMEMBERED)
 def _lesson(body: bytes) -> Lesson | None:
     """What a message says, by its octets behind the id: the same question and answer differ in nothing else."""
     try:

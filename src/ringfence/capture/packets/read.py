@@ -14,7 +14,9 @@ from ringfence.capture.packets.feed import Feed
 from ringfence.capture.packets.frames import Frames, Stop
 from ringfence.capture.packets.sources import open_capture
 from ringfence.flows.captured import Captured, Counting
-from ringfence.flows.names import Asking, Dictionaries, Names, name, plain_key
+from ringfence.flows.heard import plain_key
+from ringfence.flows.names import Asking, Names, name
+from ringfence.flows.terms import Dictionaries
 from ringfence.model.problems import Problem
 
 
