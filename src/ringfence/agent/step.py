@@ -115,6 +115,8 @@ class Observed(NamedTuple):
     """Sockets that speak to anybody; `process` indexes `process_infos`."""
     asks: Table = np.zeros(0, ASK)
     """What sockets sent datagrams to."""
+    heard: Heard = Heard()
+    """What DNS and TLS said at the taps; times are UTC."""
     open_window: int | None = None
     sample: int = 1
     """One packet in so many was counted."""
@@ -123,9 +125,6 @@ class Observed(NamedTuple):
     def told(self) -> tuple[int, ...]:
         """The windows that the counts are of, ascending."""
         return self.windows or (self.open_window or 0,)
-
-    heard: Heard = Heard()
-    """What DNS and TLS said at the taps; times are UTC."""
 
 
 class Switch(NamedTuple):
