@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ringfence.capture.decode.conntrack import HINT, decode, pad
+from ringfence.capture.decode.conntrack import HINT, pad, read
 from ringfence.capture.netlink import (
     NETLINK_NETFILTER,
     NLM_DUMP,
@@ -79,11 +79,11 @@ class Conntrack:
         self.collect()
         waiting, self._waiting = self._waiting, []
         overruns, self._overruns = self._overruns, 0
-        decoded = [decode(data, seen, dumped) for seen, data, dumped in waiting]
-        rows = np.concatenate([np.zeros(0, TRANSLATION), *(rows for rows, _ in decoded)])
-        hints = np.concatenate([np.zeros(0, HINT), *(hints for _, hints in decoded)])
-        losses = (Loss("conntrack-overrun", events=overruns),) if overruns else ()
-        return rows, hints, losses
+        decoded = [read(data, seen, dumped) for seen, data, dumped in waiting]
+        rows = np.concatenate([np.zeros(0, TRANSLATION), *(each.rows for each in decoded)])
+        hints = np.concatenate([np.zeros(0, HINT), *(each.hints for each in decoded)])
+        missed = (("conntrack-overrun", overruns), ("conntrack-unreadable", sum(d.unread for d in decoded)))
+        return rows, hints, tuple(Loss(stage, events=events) for stage, events in missed if events)
 
     def close(self) -> None:
         """Close both sockets."""

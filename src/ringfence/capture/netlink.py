@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ringfence.capture.decode.links import Link, attributes, link
+from ringfence.capture.decode.links import Link, attributes, link, number
 from ringfence.model.problems import Problem
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -117,17 +117,17 @@ class Netlink:
         self.socket.send(header + body)
         answer: list[tuple[int, bytes]] = []
         while True:
-            for number, sequence, payload in messages(self.socket.recv(1 << 17)):
+            for what, sequence, payload in messages(self.socket.recv(1 << 17)):
                 if sequence != self._sequence:
                     continue
-                if number == NLMSG_DONE:
+                if what == NLMSG_DONE:
                     return answer
-                if number == NLMSG_ERROR:
+                if what == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", payload)[0]
                     if code:
                         raise OSError(code, os.strerror(code))
                     return answer
-                answer.append((number, payload))
+                answer.append((what, payload))
             if not flags & (NLM_DUMP | NLM_ACK):
                 return answer
 
@@ -161,7 +161,8 @@ def links(netlink: Netlink) -> list[Link]:
     """Every interface of the socket's namespace."""
     # RTEXT_FILTER_SKIP_STATS (8): no counters in the answer, half its length.
     body = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attribute(29, struct.pack("=I", 8))
-    return [link(answer) for _, answer in netlink.request(GETLINK, NLM_DUMP, body)]
+    read = (link(answer) for _, answer in netlink.request(GETLINK, NLM_DUMP, body))
+    return [one for one in read if one is not None]
 
 
 def addresses(netlink: Netlink) -> dict[int, list[tuple[bytes, int]]]:
@@ -183,7 +184,7 @@ def gateways(netlink: Netlink) -> set[int]:
         for _, body in netlink.request(GETROUTE, NLM_DUMP, struct.pack("=BBBBBBBBI", family, *[0] * 7, 0)):
             values = dict(attributes(body, 12))
             if 4 in values and (5 in values or 18 in values):  # RTA_OIF, RTA_GATEWAY or RTA_VIA
-                found.add(struct.unpack("=I", values[4])[0])
+                found.add(number(values[4]) or 0)
             if 9 in values:
                 found |= _multipath(values[9])
     return found
@@ -220,8 +221,8 @@ def _nsid(netlink: Netlink, which: bytes) -> int | None:
     for _, body in answer:
         for kind, value in attributes(body, 4):
             if kind == 1:
-                number = int(struct.unpack("=i", value)[0])
-                return number if number >= 0 else None
+                known = number(value)
+                return known if known is not None and known >= 0 else None
     return None
 
 

@@ -44,9 +44,17 @@ def pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def split(data: bytes) -> Spans:
-    """The conntrack messages in joined datagrams, attributes only. What is cut short is left out."""
-    starts, ends, at, size = [], [], 0, len(data)
+class Decoded(NamedTuple):
+    """What messages said: TRANSLATION rows, hints (TUPLE), and how many could not be read."""
+
+    rows: Table
+    hints: Table
+    unread: int
+
+
+def split(data: bytes) -> tuple[Spans, int]:
+    """The conntrack messages in joined datagrams, attributes only; and how many were cut short, and so left out."""
+    starts, ends, at, size, cut = [], [], 0, len(data), 0
     unpack = struct.Struct("=IH").unpack_from
     while at + 16 <= size:
         length, kind = unpack(data, at)
@@ -55,8 +63,12 @@ def split(data: bytes) -> Spans:
         if kind == CT_NEW and length >= _BODY and at + length <= size:
             starts.append(at + _BODY)
             ends.append(at + length)
+        elif kind == CT_NEW:
+            cut += 1
         at += (length + 3) & ~3
-    return Spans(np.array(starts, np.int64), np.array(ends, np.int64))
+    # A length that cannot be hides whatever came behind it.
+    cut += at < size
+    return Spans(np.array(starts, np.int64), np.array(ends, np.int64)), cut
 
 
 def walk(words: U32, within: Spans, wanted: tuple[int, ...]) -> dict[int, Spans]:
@@ -79,13 +91,18 @@ def walk(words: U32, within: Spans, wanted: tuple[int, ...]) -> dict[int, Spans]
 
 
 def decode(data: bytes, seen: int, dumped: bool) -> tuple[Table, Table]:
-    """`(TRANSLATION rows, hints)` of joined datagrams received at `seen` (UTC ns).
+    """`read` without the count."""
+    return read(data, seen, dumped)[:2]
+
+
+def read(data: bytes, seen: int, dumped: bool) -> Decoded:
+    """What joined datagrams say that were received at `seen` (UTC ns).
 
     Only entries that translate give a row. Hints are tuples (TUPLE columns) oriented as conntrack's original
     direction: of events only, and for TCP only of entries that began with a SYN, since an entry picked up in
     mid-life is learnt reversed. A translated entry gives two hints, before and after translation.
     """
-    within = split(data)
+    within, cut = split(data)
     words = np.frombuffer(data[: len(data) & ~3], "<u4")
     top = walk(words, within, (_ORIG, _REPLY, _PROTOINFO, _ZONE))
     original, zone = _tuples(words, top[_ORIG])
@@ -100,7 +117,7 @@ def decode(data: bytes, seen: int, dumped: bool) -> tuple[Table, Table]:
     rows["zone"], rows["dnat"], rows["snat"] = zone[translates], dnat[translates], snat[translates]
     rows["dumped"] = ~from_start[translates]
     hints = np.concatenate([original[known & from_start], after[translates & from_start]])
-    return rows, hints
+    return Decoded(rows, hints, cut + int((~known).sum()))
 
 
 def _tuples(words: U32, spans: Spans) -> tuple[Table, NDArray[np.uint32]]:

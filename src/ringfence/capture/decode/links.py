@@ -74,18 +74,25 @@ def attributes(body: bytes | memoryview, start: int = 0) -> Iterator[tuple[int, 
         at += (length + 3) & ~3
 
 
-def link(body: bytes | memoryview) -> Link:
-    """One RTM_NEWLINK body (struct ifinfomsg, then attributes; rtnetlink(7))."""
+def number(value: bytes | memoryview | None) -> int | None:
+    """A 32-bit number of the kernel's, signed; None where there are not four octets."""
+    return struct.unpack_from("=i", value)[0] if value is not None and len(value) >= 4 else None
+
+
+def link(body: bytes | memoryview) -> Link | None:
+    """One RTM_NEWLINK body (struct ifinfomsg, then attributes; rtnetlink(7)); None where it is cut."""
+    if len(body) < 16:
+        return None
     _, arp_type, ifindex, flags, _ = struct.unpack_from("=BxHiII", body)
     name, kind, slave, nsid, peer = "", "", "", None, 0
-    for number, value in attributes(body, 16):
-        if number == IFLA_IFNAME:
+    for what, value in attributes(body, 16):
+        if what == IFLA_IFNAME:
             name = _text(value)
-        elif number == IFLA_LINK_NETNSID:
-            nsid = struct.unpack("=i", value)[0]
-        elif number == IFLA_LINK:
-            peer = struct.unpack("=I", value)[0]
-        elif number == IFLA_LINKINFO:
+        elif what == IFLA_LINK_NETNSID:
+            nsid = number(value)
+        elif what == IFLA_LINK:
+            peer = (number(value) or 0) & 0xFFFF_FFFF
+        elif what == IFLA_LINKINFO:
             info = dict(attributes(value))
             kind, slave = _text(info.get(INFO_KIND)), _text(info.get(INFO_SLAVE_KIND))
     up, loopback = bool(flags & IFF_UP), bool(flags & IFF_LOOPBACK)
