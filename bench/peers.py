@@ -1,8 +1,10 @@
-"""What capture costs beside the tools that people use: packets a second through a veth pair, and CPU per million packets.
+"""What capture costs beside the tools that people use: packets a second through a veth pair, CPU per million packets, and
+what a round trip takes longer.
 
 One sender, as fast as it goes, with small UDP packets of a few flows; each contender watches the sender's interface in
-turn. CPU is user and system time of the contender's own processes from /proc; what the kernel spends on a packet is in
-the sender's rate. Contenders that are not installed are left out. Run as root:
+turn: ours in each mode on each path. CPU is user and system time of the contender's own processes from /proc; what the
+kernel spends on a packet is in the sender's rate. A round trip is one small UDP packet there and back, each of PINGS.
+Contenders that are not installed are left out. Run as root:
 
     python bench/peers.py [--seconds 5] [--rounds 3]
 """
@@ -10,6 +12,7 @@ the sender's rate. Contenders that are not installed are left out. Run as root:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -18,12 +21,36 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from wire import listening, pair, run
 
 TICKS = os.sysconf("SC_CLK_TCK")
+PINGS = 20_000
+ECHO = """
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("10.66.0.2", 7))
+while True:
+    data, who = sock.recvfrom(100)
+    sock.sendto(data, who)
+"""
+PING = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(1)
+sock.connect(("10.66.0.2", 7))
+times = []
+for _ in range(int(sys.argv[1])):
+    began = time.perf_counter_ns()
+    sock.send(b"x" * 50)
+    sock.recv(100)
+    times.append(time.perf_counter_ns() - began)
+times.sort()
+print(times[len(times) // 2] / 1000, times[len(times) * 99 // 100] / 1000)
+"""
 SETTLE = 2.0
 """Seconds a contender gets to start."""
 
@@ -52,9 +79,14 @@ def contenders(folder: Path) -> list[Contender]:
         "bench",
     ]
     found = [Contender("nothing", None, False)]
-    for mode in ("conversation", "detailed"):
-        own = ["--mode", mode, "--data", str(folder / mode), "--pin-dir", str(folder / f"pins-{mode}")]
-        found.append(Contender(f"ringfence, {mode}", [*ours, *own], True))
+    for path in ("tcx", "clsact", "packet"):
+        for mode in ("conversation", "detailed"):
+            place, config = folder / f"{mode}-{path}", folder / f"{mode}-{path}.yaml"
+            config.write_text(f"path: {path}\n")
+            own = ["--mode", mode, "--config", str(config), "--data", str(place / "data")]
+            found.append(
+                Contender(f"ringfence, {mode}, {path}", [*ours, *own, "--pin-dir", str(place / "pins")])
+            )
     found += [
         Contender("tcpdump -w /dev/null", ["tcpdump", "-i", "left", "-w", "/dev/null", "-Z", "root"], False),
         Contender(
@@ -111,9 +143,11 @@ def burst(namespace: str, seconds: int) -> tuple[float, float]:
 
 class Figures(NamedTuple):
     """Of one burst: the sender's packets a second, the contender's CPU seconds per million packets, and the share of
-    the packets that it says it took."""
+    the packets that it says it took. Of one round trip: microseconds that half and 99 % take at most."""
 
     rate: float
+    half: float
+    most: float
     cpu: float | None = None
     seen: float | None = None
 
@@ -121,7 +155,7 @@ class Figures(NamedTuple):
 def measure(contender: Contender, namespace: str, seconds: int) -> Figures:
     """One burst while a contender watches."""
     if contender.argv is None:
-        return Figures(burst(namespace, seconds)[1])
+        return Figures(burst(namespace, seconds)[1], *round_trips(namespace))
     environment = {**os.environ, "RINGFENCE_AGENT_TOKEN": "bench"}
     with subprocess.Popen(
         ["ip", "netns", "exec", namespace, *contender.argv],
@@ -137,7 +171,26 @@ def measure(contender: Contender, namespace: str, seconds: int) -> Figures:
             packets, rate = burst(namespace, seconds)
             time.sleep(1.0)
             spent = (cpu(process.pid) - before) / packets * 1e6
-            return Figures(rate, spent, _taken(contender, packets))
+            taken = _taken(contender, packets)
+            return Figures(rate, *round_trips(namespace), spent, taken)
+        finally:
+            process.terminate()
+
+
+def round_trips(namespace: str) -> tuple[float, float]:
+    """Median and 99th percentile in microseconds."""
+    argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", PING, str(PINGS)]
+    half, most = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    return float(half), float(most)
+
+
+@contextlib.contextmanager
+def echoing(namespace: str) -> Iterator[None]:
+    """Something that answers round trips."""
+    with subprocess.Popen(["ip", "netns", "exec", namespace, sys.executable, "-c", ECHO]) as process:
+        try:
+            time.sleep(0.5)
+            yield
         finally:
             process.terminate()
 
@@ -158,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    with pair() as (left, right), listening(right), tempfile.TemporaryDirectory() as folder:
+    with pair() as (left, right), listening(right), echoing(right), tempfile.TemporaryDirectory() as folder:
         burst(left, 1)
         everybody = contenders(Path(folder))
         results: dict[str, list[Figures]] = {each.name: [] for each in everybody}
@@ -166,12 +219,27 @@ def main() -> None:
             for each in everybody:
                 results[each.name].append(measure(each, left, asked.seconds))
         alone = statistics.median(one.rate for one in results["nothing"])
-        print(f"{'':24}{'packets/s':>12}{'of nothing':>12}{'CPU s/M packets':>17}{'of them seen':>14}")
+        heads = "".join(
+            f"{head:>{width}}"
+            for head, width in (
+                ("packets/s", 12),
+                ("of nothing", 12),
+                ("p50 us", 9),
+                ("p99 us", 9),
+                ("CPU s/M packets", 17),
+                ("of them seen", 14),
+            )
+        )
+        print(f"{'':34}{heads}")
         for each in everybody:
             rate = statistics.median(one.rate for one in results[each.name])
             used = _median([one.cpu for one in results[each.name]])
             seen = _median([one.seen for one in results[each.name]])
-            line = f"{each.name:24}{rate:12,.0f}{rate / alone:12.3f}"
+            half, most = (
+                statistics.median(getattr(one, name) for one in results[each.name])
+                for name in ("half", "most")
+            )
+            line = f"{each.name:34}{rate:12,.0f}{rate / alone:12.3f}{half:9.1f}{most:9.1f}"
             line += f"{used:17.3f}" if used is not None else " " * 17
             line += f"{seen:14.3f}" if seen is not None else " " * 14
             print(line + ("" if each.flows else "   keeps no flows"))
