@@ -115,7 +115,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
                 busiest = memory(agent.pid)
                 time.sleep(17.0 if mode == "conversation" else 3.0)
                 user, system = (end - start for start, end in zip(before, times(agent.pid), strict=True))
-                held = memory(agent.pid)
+                held, most = memory(agent.pid), peak(agent.pid)
                 kernel = int((group / "memory.kmem.usage_in_bytes").read_text()) if group else None
             finally:
                 agent.terminate()
@@ -129,10 +129,16 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
         f"{idle / 1e6:.0f} MB resident; {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
         f"{packets:,} of {sent:,} packets in {records:,} records, lost {lost or 0}, "
         f"{user / max(records, 1) * 1e6:.2f} us user and {system / max(records, 1) * 1e6:.2f} us system CPU and {octets / max(records, 1):.1f} octets on disk a record, "
-        f"{busiest / 1e6:.0f} MB under load, {held / 1e6:.0f} MB after; "
+        f"{busiest / 1e6:.0f} MB under load, {most / 1e6:.0f} MB at most, {held / 1e6:.0f} MB after; "
         f"kernel memory {'not known' if kernel is None else f'{kernel / 1e6:.0f} MB'}",
         flush=True,
     )
+
+
+def peak(pid: int) -> int:
+    """The most octets a process ever had resident (VmHWM)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

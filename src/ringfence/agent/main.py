@@ -18,7 +18,7 @@ from ringfence.agent.budget import Budget, window
 from ringfence.agent.budget import check as check_budget
 from ringfence.agent.filling import Filling, is_due, look, pause
 from ringfence.agent.identity import Enrol, caller, sender
-from ringfence.agent.meter import Limits, allowed
+from ringfence.agent.meter import Limits, allowed, give_back
 from ringfence.agent.orders import Desired, Listener
 from ringfence.agent.shipping import Shipper
 from ringfence.agent.step import (
@@ -140,6 +140,7 @@ class Agent:
             self._log(
                 f"capturing on {self._node}, {len(self._capture.taps)} taps, sending to {settings.server}"
             )
+            give_back()
             shipper.start()
             listener.start()
             self._loop(stop, shipper, listener.desired)
@@ -209,6 +210,8 @@ class Agent:
                 state, asked = step(state, self._observe(command))
                 for each in asked:
                     self._perform(each, shipper)
+                del command, asked
+                give_back()
         return state
 
     def _observe(self, command: Observe) -> Observed:

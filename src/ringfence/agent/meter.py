@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -56,6 +57,16 @@ class Limits:
         """What is given up, in words."""
         said = note(self._standing, self.budget)
         return () if said is None else (said,)
+
+
+def give_back() -> None:
+    """Give memory that is free in this process back to the system, as far as the C library can (glibc's malloc_trim(3)).
+
+    A window's columns come and go at once; without this their pages stay resident until the next window.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def allowed(proc: Path = Path("/proc/self"), root: Path = Path("/sys/fs/cgroup")) -> Budget:
