@@ -225,3 +225,14 @@ def test_the_agent_itself_never_loads_what_makes_keys() -> None:
     code = "import sys, ringfence.agent.main; print('cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_agent_brings_no_heavy_library_into_memory():
+    """As it is started from the command line."""
+    heavy = ("pydantic", "pyarrow", "chdb", "pyroute2", "litestar", "sqlalchemy")
+    code = (
+        "import sys, ringfence.agent.main; from ringfence.cli import build; build('agent');"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
