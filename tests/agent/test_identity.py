@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,8 +221,6 @@ def test_an_identity_of_another_node_is_not_used(tmp_path: Path) -> None:
 
 
 def test_the_agent_itself_never_loads_what_makes_keys() -> None:
-    import sys
-
     code = "import sys, ringfence.agent.main; print('cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
