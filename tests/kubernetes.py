@@ -151,10 +151,20 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A whole cluster of this session's own."""
-    home = Home(tmp_path_factory.mktemp("testbed") / "home")
+    """A whole cluster of this session's own; kube-proxy writes iptables rules."""
+    yield from _whole_cluster(tmp_path_factory, "iptables")
+
+
+@pytest.fixture(scope="session")
+def nftables_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The same with kube-proxy in nftables mode."""
+    yield from _whole_cluster(tmp_path_factory, "nftables")
+
+
+def _whole_cluster(tmp_path_factory: pytest.TempPathFactory, proxy: str) -> Iterator[Cluster]:
+    home = Home(tmp_path_factory.mktemp(f"testbed-{proxy}") / "home")
     try:
-        assert testbed.main(["up", "--home", str(home.path)]) == 0
+        assert testbed.main(["up", "--home", str(home.path), "--proxy", proxy]) == 0
         whole = Cluster(home)
         yield whole
         whole.api.close()

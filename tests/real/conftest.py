@@ -37,6 +37,11 @@ class World:
         """GET, over the whole life of this world unless `since` says otherwise."""
         return self.client.get(path, {"since": rfc3339(self.since), "limit": 100_000} | parameters)
 
+    def ask_one(self, name: str, since: str) -> dict[str, Any]:
+        """The whole connection of this id, hop by hop."""
+        found: dict[str, Any] = self.client.get(f"/v1/flows/{name}", {"since": since})["connection"]
+        return found
+
     def settle(self, seconds: float = 75.0) -> None:
         """Wait until every node's windows up to now have arrived."""
         target, deadline = time.time_ns(), time.monotonic() + seconds

@@ -7,9 +7,12 @@ connection; and beyond all of them, nothing that was not made here.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+
+from ringfence.flows.present import rfc3339
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -87,6 +90,7 @@ def names(lab, family: int) -> Names:
 def cases(lab, overlay: str) -> dict[str, Case]:
     made = _cases4(names(lab, 0), overlay)
     made |= {f"{name} over IPv6": case for name, case in _cases6(names(lab, 1), overlay).items()}
+    made |= {f"{name} over IPv6": case for name, case in _by_service6(names(lab, 1)).items()}
     return made
 
 
@@ -244,6 +248,55 @@ def _cases6(n: Names, overlay: str) -> dict[str, Case]:
     }
 
 
+def _by_service6(n: Names) -> dict[str, Case]:
+    there = (n.n1, n.n2)
+    by_service = "pod-to-pod-via-service"
+    return {
+        "pod to service, same node": Case(
+            "a",
+            "tcp",
+            n.vip["b"],
+            80,
+            by_service,
+            {(n.a, n.vip["b"], 80, "pre-dnat"), (n.a, n.b, PORT, "post-dnat")},
+        ),
+        "pod to service, other node": Case(
+            "a",
+            "tcp",
+            n.vip["c"],
+            80,
+            by_service,
+            {(n.a, n.vip["c"], 80, "pre-dnat"), (n.a, n.c, PORT, "post-dnat")},
+            there,
+        ),
+        "pod to service by UDP": Case(
+            "a",
+            "udp",
+            n.vip["c-udp"],
+            80,
+            by_service,
+            {(n.a, n.vip["c-udp"], 80, "pre-dnat"), (n.a, n.c, PORT, "post-dnat")},
+            there,
+        ),
+        "pod to its own service": Case(
+            "a",
+            "tcp",
+            n.vip["a"],
+            80,
+            "pod-to-own-service",
+            {(n.a, n.vip["a"], 80, "pre-dnat"), (n.bridge1, n.a, PORT, "post-dnat + snat")},
+        ),
+        "external to NodePort, pod on that node": Case(
+            "outside",
+            "tcp",
+            n.n1,
+            30080,
+            "external-to-pod-via-nodeport",
+            {(n.x, n.n1, 30080, "pre-dnat"), (n.bridge1, n.b, PORT, "post-dnat + snat")},
+        ),
+    }
+
+
 def lab_bridge(tunnel: str) -> str:
     """The bridge's address of the node whose tunnel device has `tunnel` (.0 and .1 of its pod range)."""
     return str(ipaddress.ip_address(tunnel) + 1)
@@ -257,6 +310,7 @@ class Made(NamedTuple):
     ports: dict[str, int]
     reports: dict[str, dict[str, Any]]
     connections: list[dict[str, Any]]
+    show: Callable[[str], dict[str, Any]]
 
 
 WORLDS = [("routed", "detailed"), ("vxlan", "detailed"), ("vxlan", "conversation")]
@@ -280,7 +334,10 @@ def made(request, watch) -> Made:
             local += ("--hold", "2.5")
         (reports[name],) = lab.call(where, case.protocol, case.address, case.port, "--octets", "333", *local)
     world.settle()
-    return Made(overlay, wanted, ports, reports, world.ask("/v1/connections")["connections"])
+    # The first calls may lie in a window of 15 s that was open when the world was ready.
+    since = rfc3339(world.since - 15_000_000_000)
+    connections = world.ask("/v1/connections", since=since)["connections"]
+    return Made(overlay, wanted, ports, reports, connections, lambda name: world.ask_one(name, since))
 
 
 CASES = [
@@ -308,6 +365,11 @@ CASES = [
     "pod to pod, same node over IPv6",
     "pod to pod, other node over IPv6",
     "pod to external over IPv6",
+    "pod to service, same node over IPv6",
+    "pod to service, other node over IPv6",
+    "pod to service by UDP over IPv6",
+    "pod to its own service over IPv6",
+    "external to NodePort, pod on that node over IPv6",
 ]
 
 
@@ -380,6 +442,35 @@ def test_a_leg_without_taps_says_so(made, name):
         assert leg["counts"] is not unseen
         assert bool(leg["taps"]) is not unseen
         assert (leg["consumer_octets"] is None) is unseen
+
+
+SIDES = [f"{side}_{unit}" for side in ("consumer", "provider") for unit in ("packets", "octets")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hop_by_hop_every_tap_counted_the_same(made, name):
+    """Nothing is lost in the lab: all taps of a leg say what the leg says, and so do all legs but the tunnel's."""
+    listed = connection_of(made, name)
+    whole = made.show(listed["connection_id"])
+    assert [leg["flow_id"] for leg in whole["legs"]] == [leg["flow_id"] for leg in listed["legs"]]
+    inside = set()
+    for leg in whole["legs"]:
+        seen = {tuple(tap[each] for each in SIDES) for tap in leg["taps"]}
+        assert seen == ({tuple(leg[each] for each in SIDES)} if leg["counts"] else set()), leg
+        assert {tap["way"] for tap in leg["taps"]} <= {"in", "out"}
+        if leg["leg"] != "outer":
+            inside |= seen
+    assert len(inside) == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_opened_it_stands_behind_source_translation(made, name):
+    connection = connection_of(made, name)
+    opener = connection["legs"][0]["consumer"]
+    for leg in connection["legs"]:
+        hidden = leg["leg"] != "outer" and leg["consumer"]["ip"] != opener["ip"]
+        assert hidden == (leg["snat"] and leg["leg"] in ("post-dnat", "post-snat"))
+        assert leg["opened_by"] == (opener if hidden else None)
 
 
 def test_nothing_beyond_what_was_made(made):

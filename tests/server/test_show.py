@@ -134,6 +134,27 @@ def test_a_tap_that_saw_several_pods_of_one_address_has_no_counters(api, now):
     assert [tap["consumer_packets"] for tap in leg["taps"]] == [6, None]
 
 
+def test_the_real_consumer_stands_behind_source_translation(api, now):
+    """X calls a NodePort; its node hides it from the pod behind the bridge's address."""
+    window = now - 5 * SECOND
+    before = sighting(window, "203.0.113.9", "10.88.0.11", (50000, 30080))
+    after = sighting(window, "10.244.1.1", P2, (61000, 8080))
+    translation = np.zeros(1, TRANSLATION)
+    translation["seen"], translation["protocol"], translation["dnat"], translation["snat"] = window, 6, 1, 1
+    for stage, row in (("pre", before), ("post", after)):
+        for name, _ in TUPLE[:-1]:
+            translation[f"{stage}_{name}"] = row[name]
+    api.send(np.concatenate([before, after]), (window,), translations=translation)
+    told = {flow["leg"]: flow["opened_by"] for flow in api.get("/v1/flows")["flows"]}
+    assert told["pre-dnat"] is None
+    assert (told["post-dnat"]["ip"], told["post-dnat"]["port"]) == ("203.0.113.9", 50000)
+    folded = {flow["leg"]: flow["opened_by"] for flow in api.get("/v1/flows", fold="true")["flows"]}
+    assert (folded["post-dnat"]["ip"], folded["post-dnat"]["port"]) == ("203.0.113.9", None)
+    (connection,) = api.get("/v1/connections")["connections"]
+    assert connection["consumer"]["ip"] == "203.0.113.9"
+    assert legs(api, connection["connection_id"])[1]["opened_by"] == told["post-dnat"]
+
+
 @pytest.mark.parametrize(("flow", "status"), [("00000000deadbeef", 404), ("zz", 400), ("1" * 17, 400)])
 def test_an_id_that_is_none_is_an_error(api, now, flow, status):
     window = now - 5 * SECOND

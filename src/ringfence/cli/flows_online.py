@@ -126,7 +126,7 @@ def _hop_rows(leg: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """One row for each tap of a leg, or one that says that no tap saw it."""
     first = (
         leg["leg"] + (" + snat" if leg["snat"] else ""),
-        who(leg["consumer"]),
+        _consumer(leg),
         who(leg["provider"]),
         leg["protocol"],
     )
@@ -159,7 +159,7 @@ def _row(flow: dict[str, Any]) -> tuple[Any, ...]:
     return (
         flow["start"],
         flow["leg"] + (" + snat" if flow["snat"] else ""),
-        who(flow["consumer"]),
+        _consumer(flow),
         who(flow["provider"]),
         flow["protocol"],
         _pair(flow, "packets"),
@@ -173,6 +173,12 @@ def _pair(flow: dict[str, Any], unit: str) -> str:
     if flow[f"consumer_{unit}"] is None:
         return "not seen"
     return f"{flow[f'consumer_{unit}']}/{flow[f'provider_{unit}']}"
+
+
+def _consumer(flow: dict[str, Any]) -> str:
+    """The leg's consumer, and whom it stands for where source translation hides them."""
+    hidden = flow.get("opened_by")
+    return who(flow["consumer"]) + (f" for {who(hidden)}" if hidden else "")
 
 
 def who(end: dict[str, Any]) -> str:

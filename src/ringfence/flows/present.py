@@ -94,8 +94,8 @@ def present(
             **_times(row),
             protocol=protocol_name(row["protocol"]),
             direction=DIRECTION_NAMES[row["direction"]],
-            consumer=_end(row, "consumer", consumer),
-            provider=_end(row, "provider", provider),
+            consumer=end_of(row, "consumer", consumer),
+            provider=end_of(row, "provider", provider),
             **_counters(row),
             drop_reason=DROP_NAMES[reason] if reason and not row["unseen"] else None,
             **known._asdict(),
@@ -122,6 +122,8 @@ def refolded(flow: Flow, row: Any, connection: int, connections: int, facts: Fac
         **_counters(values),
         **facts._asdict(),
         consumer=msgspec.structs.replace(flow.consumer, port=port),
+        opened_by=flow.opened_by
+        and msgspec.structs.replace(flow.opened_by, port=port and flow.opened_by.port),
         drop_reason=DROP_NAMES[reason] if reason and not values["unseen"] else None,
         connections=connections,
         sample=values["sample"] if values["sample"] > 1 else None,
@@ -136,7 +138,8 @@ def _times(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _end(row: dict[str, Any], side: str, endpoint: Endpoint) -> FlowEnd:
+def end_of(row: dict[str, Any], side: str, endpoint: Endpoint) -> FlowEnd:
+    """One end (`consumer` or `provider`) of a row of FLOW, in plain values."""
     # A tunnel's sender port is entropy, folded away at the tap: 0 there means "not one port".
     port = row[side + "_port"] if row["protocol"] in PORTS else None
     return FlowEnd(

@@ -104,3 +104,5 @@ class Flow(msgspec.Struct, frozen=True):
     """How many connections it stands for, where consumers' ports were folded away."""
     sample: int | None = None
     """One packet in so many was counted, and told as so many: counters are estimates. Null where every one was."""
+    opened_by: FlowEnd | None = None
+    """Who opened the connection, where source translation put this leg's consumer in its place."""

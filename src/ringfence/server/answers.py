@@ -17,7 +17,7 @@ from ringfence.flows.categories import categories, placements
 from ringfence.flows.folded import FoldedFlows, fold_ports
 from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs, link
-from ringfence.flows.present import hexadecimal, present, refolded, rfc3339
+from ringfence.flows.present import end_of, hexadecimal, present, refolded, rfc3339
 from ringfence.model.columns import WAY_NAMES, Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
@@ -206,7 +206,22 @@ def show(part: Linked, rows: I64) -> list[Flow]:
     taps = [part.stored.taps(row) if row < len(part.stored.table) else () for row in rows.tolist()]
     facts = [part.stored.facts(flow) for flow in flows]
     names = [part.categories[row] for row in rows.tolist()]
-    return list(present(flows, legs, consumers, providers, names, taps, facts))
+    shown = list(present(flows, legs, consumers, providers, names, taps, facts))
+    for place, end in _opened_by(part, rows):
+        shown[place] = msgspec.structs.replace(shown[place], opened_by=end)
+    return shown
+
+
+def _opened_by(part: Linked, rows: I64) -> Iterator[tuple[int, FlowEnd]]:
+    """(place in `rows`, real consumer) of the legs whose own consumer source translation put in its place."""
+    openers = part.legs.opener[rows]
+    differs = np.zeros(len(rows), np.bool_)
+    for name in ("consumer_hi", "consumer_lo", "consumer_port"):
+        differs |= part.flows[name][rows] != part.flows[name][openers]
+    for place in np.flatnonzero(differs & (part.legs.leg[rows] != Leg.OUTER)).tolist():
+        opener = int(openers[place])
+        row = {name: part.flows[name][opener].item() for name in part.flows.dtype.names or ()}
+        yield place, end_of(row, "consumer", part.ends.endpoints[part.ends.consumer[opener]])
 
 
 def _within(legs: Legs, rows: I64, count: int) -> Legs:
