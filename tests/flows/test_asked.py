@@ -8,7 +8,7 @@ from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ringfence.flows.asked import ASK, BELIEVED, MINUTE, MOST, given, remember
+from ringfence.flows.asked import ASK, BELIEVED, MINUTE, MOST, MOST_ASKED, given, remember
 from ringfence.flows.ends import holder_of
 from ringfence.flows.fold import Place
 from ringfence.model.addresses import pack, unpack
@@ -36,6 +36,7 @@ def sent(provider, port=41022, to=5353, pod=1, protocol=17, **more):
 
 def tied(rows, asks, window=START):
     found = given(np.concatenate(rows), PLACE, WHO, np.concatenate(asks), window, SECOND)
+    assert set(found["link"].tolist()) <= {Link.SOCKET}
     return [
         (
             unpack(row["pre_provider_hi"], row["pre_provider_lo"]),
@@ -67,7 +68,6 @@ def test_what_was_asked_for_itself_is_no_backend():
 @pytest.mark.parametrize(
     ("rows", "asks"),
     [
-        ([sent(B1)], [ask(VIP), ask(VIP2)]),  # which of both became B1?
         ([sent(B1)], [ask(VIP, port=41023)]),  # another socket
         ([sent(B1)], [ask(VIP, who="u2")]),  # another pod
         ([sent(B1, pod=0)], [ask(VIP)]),  # nobody knows whose packets these are
@@ -79,6 +79,16 @@ def test_what_was_asked_for_itself_is_no_backend():
 )
 def test_what_is_not_certain_is_not_tied(rows, asks):
     assert tied(rows, asks) == []
+
+
+def test_of_several_each_might_be():
+    """Which of both became B1? The server may know."""
+    found = given(sent(B1), PLACE, WHO, np.concatenate([ask(VIP), ask(VIP2)]), START, SECOND)
+    assert {unpack(row["pre_provider_hi"], row["pre_provider_lo"]) for row in found} == {VIP, VIP2}
+    assert set(found["link"].tolist()) == {Link.INFERRED}
+    many = np.concatenate([ask(f"10.96.1.{number}") for number in range(MOST_ASKED + 1)])
+    assert len(given(sent(B1), PLACE, WHO, many, START, SECOND)) == 0
+    assert len(given(sent(B1), PLACE, WHO, many[1:], START, SECOND)) == MOST_ASKED
 
 
 def test_what_was_on_the_wire_once_was_not_replaced():
@@ -130,8 +140,8 @@ def test_as_set_by_set(asks, seen):
     for port in SOCKETS:
         asked = {address for socket, address in asks if socket == port}
         went = {address for socket, address in seen if socket == port}
-        if len(asked - went) == 1:
-            wanted |= {(port, *(asked - went), each) for each in went - asked}
+        link = Link.SOCKET if len(asked - went) == 1 else Link.INFERRED
+        wanted |= {(port, one, each, link) for one in asked - went for each in went - asked}
     table = np.concatenate([np.zeros(0, ASK), *(ask(address, 53, port) for port, address in asks)])
     rows = np.concatenate([sent(address, port, 53) for port, address in seen])
     found = given(rows, PLACE, WHO, table, START, SECOND)
@@ -140,6 +150,7 @@ def test_as_set_by_set(asks, seen):
             int(row["pre_consumer_port"]),
             unpack(row["pre_provider_hi"], row["pre_provider_lo"]),
             unpack(row["post_provider_hi"], row["post_provider_lo"]),
+            int(row["link"]),
         )
         for row in found
     }

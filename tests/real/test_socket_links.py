@@ -44,6 +44,17 @@ print(json.dumps({"port": one.getsockname()[1], "answer": answer.decode(), "peer
 """
 
 
+SEVERAL = """
+import json, socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(5)
+for host in sys.argv[1:]:
+    one.sendto(b"hello\\n", (host, 80))
+    assert one.recvfrom(100)[1][0] == host
+print(one.getsockname()[1])
+"""
+
+
 class Call(NamedTuple):
     """One conversation: how, the address asked for and the one that must have been given instead."""
 
@@ -58,6 +69,8 @@ class Made(NamedTuple):
     """What was called from where (by place of the balancer, then by case, with the consumer's port), and what came of it."""
 
     calls: dict[str, dict[str, tuple[Call, int]]]
+    several: int
+    """The port from which one socket asked for two services."""
     connections: list[dict[str, Any]]
     show: Callable[[str], dict[str, Any]]
 
@@ -176,13 +189,18 @@ def made(request, watch, balancer) -> Made:
             said = json.loads(done.stdout)
             assert said["answer"].startswith("+OK"), (name, case)
             found[name][case] = (call, said["port"])
+        if name == WHERE[0]:
+            both = [lab.service(each, "sl").addresses[0] for each in "bc"]
+            done = lab.exec(pod, [sys.executable, "-c", SEVERAL, *both])
+            assert done.returncode == 0, done.stderr
+            several = int(done.stdout)
         while balancer.links:
             os.close(balancer.links.pop())
     world.settle()
     # The calls may lie in a window of 15 s that was open when the world was ready.
     since = rfc3339(world.since - 20_000_000_000)
     connections = world.ask("/v1/connections", since=since)["connections"]
-    return Made(found, connections, lambda name: world.client.get(f"/v1/flows/{name}")["connection"])
+    return Made(found, several, connections, lambda name: world.client.get(f"/v1/flows/{name}")["connection"])
 
 
 CASES = (
@@ -264,6 +282,23 @@ def test_no_link_beyond_what_was_rewritten(made):
         if leg["link"] == "socket" and leg["leg"] == "pre-dnat"
     ]
     assert len(linked) == len(WHERE) * len(CASES)
+
+
+def test_of_two_services_that_one_socket_asked_for_each_pod_is_of_the_one_that_leads_to_it(made):
+    """The socket alone cannot tell, and the link says that it is inferred."""
+    mine = [
+        each
+        for each in made.connections
+        if each["protocol"] == "UDP" and each["legs"][0]["consumer"]["port"] == made.several
+    ]
+    assert {(each["service"], each["provider"]["name"]) for each in mine} == {("sl/b", "b"), ("sl/c", "c")}
+    assert len(mine) == 2
+    for each in mine:
+        before, after = each["legs"]
+        assert (before["leg"], before["counts"], after["leg"]) == ("pre-dnat", False, "post-dnat")
+        # The first was the only one for a while, and a window may have ended then.
+        assert before["link"] == after["link"]
+        assert before["link"] == "inferred" or (before["link"], each["service"]) == ("socket", "sl/b")
 
 
 def test_hop_by_hop_it_says_that_nobody_saw_the_first(made):

@@ -2,8 +2,9 @@
 
 The hooks at sockets tell which addresses a socket sends to, of sockets whose port the kernel chose; the taps tell where
 its datagrams went. An address that was asked and never was on the wire, beside providers on the wire that nobody asked
-for, was given those in its place. That is certain while it is the only one of its socket: of several nobody can say which
-became which, and nothing is tied. (Connected sockets tell both addresses themselves and need none of this.)
+for, was given those in its place. That is certain while it is the only one of its socket. Of several the socket cannot say
+which became which: each is told as what might be (Link.INFERRED), for the server, which knows the services, to believe
+or not (inventory.inferred). (Connected sockets tell both addresses themselves and need none of this.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ ASKS_LOST = "socket-links-lost"
 BELIEVED = 180_000_000_000
 """Nanoseconds: a socket that goes on sending is told again after 75 s at most."""
 MOST = 65_536
+MOST_ASKED = 8
+"""Of a socket with more addresses that were asked and not seen nothing is told: it would be as many rows for each flow."""
 TICK = 12_000_000
 """Nanoseconds by which a packet's time may be early: a tick of the kernel (100 Hz), and what clocks are read apart."""
 MINUTE = 60_000_000_000
@@ -71,15 +74,20 @@ def given(
     asks["seen"] |= np.isin(_whole(asks), whole)
     unasked = ~np.isin(whole, _whole(asks))
     unseen = asks[asks["seen"] == 0]
-    # Of each socket the one address that was asked and not seen.
-    sockets, first, times = np.unique(_socket(unseen), return_index=True, return_counts=True)
-    sockets, only = sockets[times == 1], unseen[first[times == 1]]
-    if not len(sockets):
-        return nothing
-    at = np.minimum(np.searchsorted(sockets, key), len(sockets) - 1)
-    tied = unasked & (sockets[at] == key) & (sightings["first"][rows] + TICK >= only["at"][at])
-    tied &= _is_due(sightings["first_window"][rows], window, length)
-    return _rows(sightings[rows[tied]], only[at[tied]])
+    due = unasked & _is_due(sightings["first_window"][rows], window, length)
+    rows, key = rows[due], key[due]
+    # Every pair of a provider nobody asked for and an address of its socket that was asked and not seen.
+    unseen = unseen[np.argsort(_socket(unseen), kind="stable")]
+    sockets = _socket(unseen)
+    first, end = np.searchsorted(sockets, key), np.searchsorted(sockets, key, "right")
+    times = np.where(end - first <= MOST_ASKED, end - first, 0)
+    which = np.repeat(np.arange(len(rows)), times)
+    asked = unseen[np.repeat(first - np.cumsum(times) + times, times) + np.arange(len(which))]
+    late = sightings["first"][rows[which]] + TICK < asked["at"]
+    found = _rows(sightings[rows[which]], asked)
+    found["link"] = np.where(times[which] == 1, Link.SOCKET, Link.INFERRED)
+    kept: Table = found[~late]
+    return kept
 
 
 def _sent(sightings: Table, place: Place, who: NDArray[np.uint32]) -> tuple[NDArray[np.int64], U64, U64]:
@@ -112,7 +120,7 @@ def _rows(sightings: Table, asked: Table) -> Table:
     table["pre_provider_hi"], table["pre_provider_lo"] = asked["hi"], asked["lo"]
     table["pre_provider_port"] = asked["to"]
     table["protocol"], table["seen"] = sightings["protocol"], sightings["last"]
-    table["dnat"], table["link"] = 1, Link.SOCKET
+    table["dnat"] = 1
     return table
 
 

@@ -151,7 +151,7 @@ def _turned(flows: Table, translations: Table, ties: _Ties) -> Table:
 
 def _surety(translations: Table) -> NDArray[np.uint8]:
     """How each translation knows who opened: conntrack, or a socket that asked."""
-    by_socket = translations["link"] == Link.SOCKET
+    by_socket = np.isin(translations["link"], (Link.SOCKET, Link.INFERRED))
     return np.where(by_socket, Direction.LISTENER, Direction.CONNTRACK).astype(np.uint8)
 
 

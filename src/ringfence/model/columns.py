@@ -238,7 +238,10 @@ TRANSLATION = np.dtype(
         ("dnat", "u1"),  # 1 when the destination was translated
         ("snat", "u1"),  # 1 when the source was translated
         ("dumped", "u1"),  # 1 when learnt from a dump (its direction may be reversed)
-        ("link", "u1"),  # who said so: Link.CONNTRACK (0 too) or Link.SOCKET
+        (
+            "link",
+            "u1",
+        ),  # who said so: Link.CONNTRACK (0 too), SOCKET, or INFERRED for one of several that may be
     ]
 )
 """One translation, by conntrack or at the socket: the original tuple and what it became, both oriented as original."""

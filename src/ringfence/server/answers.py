@@ -140,6 +140,7 @@ class Answers:
         stored = self._queries.flows(since, until, cluster)
         began = np.minimum(stored.began, stored.table["first"])
         translations = self._queries.translations(since, until, cluster)
+        translations = translations[self._book.believable(cluster, translations)]
         # A conversation that began before the asked time is alive from then on, for what ties it.
         table = stored.table.copy()
         table["first"] = began

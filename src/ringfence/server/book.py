@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.inventory.history import Span, Statement
+from ringfence.inventory.inferred import believable
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.questions import Holding, called, holders
 from ringfence.inventory.ranges import KnownRange
@@ -175,6 +176,11 @@ class Book:
                 flows["protocol"],
                 flows["provider_port"],
             )
+
+    def believable(self, cluster: str, translations: Table) -> Mask:
+        """Which translations to believe, of those that only might be."""
+        with self._lock:
+            return believable(self._inventory, cluster, translations)
 
     def asked(self, cluster: str, since: int, until: int, flows: Table, provider: I32) -> list[str | None]:
         """The service that each flow's dialled address and port stood for in [since, until], `namespace/name`."""

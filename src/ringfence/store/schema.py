@@ -203,7 +203,7 @@ TRANSLATIONS = TableDef(
                 "dnat": "1 when the destination was translated",
                 "snat": "1 when the source was translated",
                 "dumped": "1 when learnt from a dump, whose direction may be reversed",
-                "link": "who said so: 1 (or 0) conntrack, 2 the hooks at sockets",
+                "link": "who said so: 1 (or 0) conntrack, 2 the hooks at sockets, 4 one of several that may be",
             },
         ),
         *_plain("UInt32", {"zone": "conntrack zone"}),
