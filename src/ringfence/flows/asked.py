@@ -68,8 +68,10 @@ def given(
     `who` is the holder of each `consumer_pod` number; `window` and `length` are of the last window, nanoseconds.
     """
     nothing: Table = np.zeros(0, TRANSLATION)
+    if not len(asks):
+        return nothing
     rows, key, whole = _sent(sightings, place, who)
-    if not len(rows) or not len(asks):
+    if not len(rows):
         return nothing
     asks["seen"] |= np.isin(_whole(asks), whole)
     unasked = ~np.isin(whole, _whole(asks))
