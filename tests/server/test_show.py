@@ -163,3 +163,36 @@ def test_an_id_that_is_none_is_an_error(api, now, flow, status):
     answer = api.client.get(f"/v1/flows/{flow}", headers=headers)
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"what", "where", "fix"}
+
+
+def test_a_connection_is_found_without_linking_everything_that_was_asked(api, now, monkeypatch):
+    """One long connection whose second leg goes on far beyond the first; only the time around both is linked."""
+    first, late = now - 7000 * SECOND, now - 3000 * SECOND
+    before, after = sighting(first, provider=VIP), sighting(first, ports=(41022, 8080))
+    goes_on = sighting(late, ports=(41022, 8080), first_window=first, packets=(50, 50))
+    translation = np.zeros(1, TRANSLATION)
+    translation["seen"], translation["protocol"], translation["dnat"] = first, 6, 1
+    for stage, row in (("pre", before), ("post", after)):
+        for name, _ in TUPLE[:-1]:
+            translation[f"{stage}_{name}"] = row[name]
+    # Heard of in between, too: a conversation that was silent for so long would be another one.
+    on_the_way = [
+        sighting(first + number * 60 * SECOND, ports=(41022, 8080), first_window=first, packets=(1, 0))
+        for number in range(1, 66)
+    ]
+    windows = tuple(int(row["window"][0]) for row in (*on_the_way, goes_on))
+    api.send(np.concatenate([before, after]), (first,), translations=translation)
+    api.send(np.concatenate([*on_the_way, goes_on]), windows)
+    api.send(sighting(now - 5 * SECOND, ports=(5, 6)), (now - 5 * SECOND,))
+    asked = []
+    linked = api.server.service.answers.linked
+    monkeypatch.setattr(
+        api.server.service.answers, "linked", lambda *span: asked.append(span) or linked(*span)
+    )
+    (one,) = [flow for flow in api.get("/v1/flows", since="3h")["flows"] if flow["leg"] == "pre-dnat"]
+    asked.clear()
+    shown = legs(api, one["flow_id"])
+    assert [leg["consumer_packets"] for leg in shown] == [6, 6 + 65 + 50]
+    assert len(asked) > 1
+    assert asked[-1][0] == first - 180 * SECOND
+    assert late + SECOND <= asked[-1][1] <= late + 181 * SECOND

@@ -27,6 +27,8 @@ from ringfence.store.hops import COUNTERS, Hop
 from ringfence.store.queries import FlowsAnswer, Queries
 
 I64 = NDArray[np.int64]
+AROUND = 180_000_000_000
+"""Nanoseconds around a flow in which the other legs of its connection lie, or begin to."""
 
 
 class Linked(NamedTuple):
@@ -110,7 +112,24 @@ class Answers:
         return sorted(found, key=lambda each: each.legs[0].start, reverse=True)[:limit]
 
     def whole(self, since: int, until: int, flow: int) -> Connection | None:
-        """The connection that a flow's or its own id names, with what each tap counted of each leg."""
+        """The connection that a flow's or its own id names, with what each tap counted of each leg.
+
+        Only the time around it is linked, and again further while one of its legs goes on beyond. The id of a leg that
+        no tap saw is in no row, so for it everything in [since, until) is linked.
+        """
+        known = {flow}
+        while extent := self._queries.extent(since, until, sorted(known)):
+            near = max(since, extent[0] - AROUND), min(until, extent[1] + AROUND)
+            found = self._whole(*near, flow)
+            if found is None:
+                break
+            legs = {int(leg.flow_id, 16) for leg in found.legs}
+            if legs <= known:
+                return found
+            known |= legs
+        return self._whole(since, until, flow)
+
+    def _whole(self, since: int, until: int, flow: int) -> Connection | None:
         for part in self.linked(since, until):
             rows = np.flatnonzero(matching(part, Filter(flow=flow)))
             if len(rows):

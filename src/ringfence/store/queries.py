@@ -30,6 +30,7 @@ from ringfence.store.statements import (
     BATCHES,
     CONVERSATIONS,
     COUNTS,
+    EXTENT,
     EXTENTS,
     FLAGS,
     HOPS,
@@ -156,6 +157,11 @@ class Queries:
             evidence,
             sharing,
         )
+
+    def extent(self, since: int, until: int, flows: Sequence[int]) -> tuple[int, int] | None:
+        """The first and the last window in [since, until) in which these flows were seen; None when in none."""
+        found = self._engine.query(EXTENT, {**self._range(since, until), "flows": list(flows)}).to_pylist()[0]
+        return (found["first"], found["last"]) if found["rows"] else None
 
     def hops(
         self, since: int, until: int, cluster: str, flows: Table, sharing: Shares

@@ -159,6 +159,11 @@ FROM (
 """
 
 
+EXTENT = f"""
+SELECT count() AS rows, min(window) AS first, max(window) AS last FROM {DATABASE}.sightings
+WHERE {_INSIDE} AND {_WHOLE} AND flow_id IN ({{flows:Array(UInt64)}})
+"""
+"""When these flows were seen. Reads two columns of the asked time, not all of it."""
 HOPS, HOPS_SHARED = _hops_in(), _hops_in(FLOW_AT_THE_TIME)
 TRANSLATIONS = f"""
 SELECT DISTINCT * EXCEPT (segment, node, cluster) FROM {DATABASE}.translations
