@@ -26,39 +26,42 @@ def hops(
     """
     sizes = np.diff(np.r_[starts, len(order)])
     row = np.repeat(np.arange(len(starts)), sizes)
-    named = np.arange(len(order)) - np.repeat(starts, sizes) < MAX_TAPS
-    row, tap = row[named], order[named]
+    rank = np.arange(len(order)) - np.repeat(starts, sizes)
+    named = rank < MAX_TAPS
+    row, tap, rank = row[named], order[named], rank[named]
     found = np.zeros(len(tap), HOP)
     low = by_low[row]
     found["role"], found["mixed"] = role[tap], taps["mixed"][tap]
     found["way"] = _ways(taps, tap, low)
     found["after"] = _microseconds(taps["first"][tap] - rows["first"][row])
     found["before"] = _microseconds(rows["last"][row] - taps["last"][tap])
+    # The first tap of each is the one that its sighting counted.
+    rest = np.flatnonzero(rank)
+    row, tap, low = row[rest], tap[rest], low[rest]
     for name in COUNTERS:
-        of_low, of_high = taps["low_" + name][tap], taps["high_" + name][tap]
-        for side, mine in (
-            ("consumer_", np.where(low, of_low, of_high)),
-            ("provider_", np.where(low, of_high, of_low)),
-        ):
-            found[side + name] = mine.astype(np.int64) - rows[side + name][row].astype(np.int64)
+        of_low, of_high = (taps[f"{end}_{name}"][tap].astype(np.int64) for end in ("low", "high"))
+        found["consumer_" + name][rest] = np.where(low, of_low, of_high) - _signed(
+            rows, "consumer_" + name, row
+        )
+        found["provider_" + name][rest] = np.where(low, of_high, of_low) - _signed(
+            rows, "provider_" + name, row
+        )
     return found
+
+
+def _signed(rows: Table, name: str, row: I64) -> I64:
+    return np.asarray(rows[name][row].astype(np.int64))
 
 
 def _ways(taps: Table, tap: I64, low: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The way of the consumer's packets; where there are none, the other way than the provider's."""
-    sent = {}
-    for end in ("low", "high"):
-        came_in = taps[end + "_ingress"][tap] == 1
-        sent[end] = (taps[end + "_packets"][tap] > 0, came_in)
-    consumer_seen, consumer_in = (
-        np.where(low, one, other) for one, other in zip(sent["low"], sent["high"], strict=True)
-    )
-    provider_seen, provider_in = (
-        np.where(low, other, one) for one, other in zip(sent["low"], sent["high"], strict=True)
-    )
-    came = np.where(consumer_seen, consumer_in, ~provider_in)
-    way = np.where(came, Way.IN, Way.OUT)
-    way[~consumer_seen & ~provider_seen] = Way.UNKNOWN
+    seen = {end: taps[end + "_packets"][tap] > 0 for end in ("low", "high")}
+    came = {end: taps[end + "_ingress"][tap] == 1 for end in ("low", "high")}
+    # Of the consumer itself, else of the provider and the other way round.
+    by_low = np.where(low, seen["low"], ~seen["high"])
+    came_in = np.where(by_low, came["low"], came["high"]) == (by_low == low)
+    way = np.where(came_in, Way.IN, Way.OUT)
+    way[~(seen["low"] | seen["high"])] = Way.UNKNOWN
     way[taps["through"][tap] == 1] = Way.BOTH
     return way.astype(np.uint8)
 
