@@ -197,6 +197,8 @@ static __noinline bool left_out(struct amount *amount)
 			failed = bpf_map_update_elem(&even, key, &fresh, BPF_ANY);             \
 		if (failed)                                                                    \
 			lose(side, STAGE_MAP_FULL, amount);                                    \
+		/* Constant places: without CAP_PERFMON the verifier refuses pointer           \
+		 * arithmetic with a number that differs by the way that leads here. */        \
 		else if (side)                                                                 \
 			__sync_fetch_and_add(&state.dirty[FAMILIES + family], 1);              \
 		else                                                                           \

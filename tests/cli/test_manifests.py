@@ -34,7 +34,10 @@ def pod_of(found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     [
         ((), ["BPF", "NET_ADMIN", "PERFMON", "SYS_PTRACE"]),
         (("--no-processes",), ["BPF", "NET_ADMIN", "PERFMON"]),
+        (("--no-processes", "--no-facts", "--no-socket-links"), ["BPF", "NET_ADMIN"]),
+        (("--path", "packet", "--no-processes", "--no-facts", "--no-socket-links"), ["NET_ADMIN", "NET_RAW"]),
         (("--inside",), ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"]),
+        (("--packets", "--no-processes", "--no-facts", "--no-socket-links"), ["BPF", "NET_ADMIN", "NET_RAW"]),
     ],
 )
 def test_the_agent_gets_what_its_features_need(flags: tuple[str, ...], given: list[str]) -> None:
@@ -42,7 +45,9 @@ def test_the_agent_gets_what_its_features_need(flags: tuple[str, ...], given: li
     context = container["securityContext"]
     assert context["capabilities"] == {"drop": ["ALL"], "add": given}
     assert (context["readOnlyRootFilesystem"], context["allowPrivilegeEscalation"]) == (True, False)
-    assert ("--no-processes" in container["args"]) is ("SYS_PTRACE" not in given)
+    for flag in ("--no-processes", "--no-facts", "--no-socket-links"):
+        assert (flag in container["args"]) is (flag in flags)
+    assert f"--path={'packet' if 'packet' in flags else 'auto'}" in container["args"]
 
 
 def test_nobody_else_gets_any_capability_or_runs_as_root() -> None:
@@ -77,7 +82,9 @@ def test_every_flag_that_is_rendered_is_one_of_the_roles() -> None:
 
     known = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
     for kind in ("StatefulSet", "DaemonSet", "Deployment"):
-        (container,) = pod_of(rendered("--no-processes"), kind)["containers"]
+        (container,) = pod_of(rendered("--no-processes", "--no-facts", "--no-socket-links"), kind)[
+            "containers"
+        ]
         role, *flags = container["args"]
         options = {name for each in known[role].params for name in (*each.opts, *each.secondary_opts)}
         assert {flag.partition("=")[0] for flag in flags} <= options
@@ -88,6 +95,12 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
     done = verb("manifests", "--cluster", name)
     assert done.code == 2
     assert "not a name" in done.err
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    done = verb("manifests", "--path", "kprobes")
+    assert done.code == 2
+    assert "no such capture path" in done.err
 
 
 def test_the_shipped_profile_is_the_codes(repo: Path) -> None:
@@ -101,13 +114,27 @@ def test_the_page_names_every_capability_and_flag(repo: Path) -> None:
     page = (repo / "docs" / "reference" / "manifests.md").read_text()
     for name in {each for names in CAPABILITIES.values() for each in names}:
         assert f"`{name}`" in page
-    for flag in ("--kustomize", "--no-processes", "--inside", "--own-seccomp"):
+    for flag in (
+        "--kustomize",
+        "--no-facts",
+        "--no-processes",
+        "--inside",
+        "--packets",
+        "--path",
+        "--own-seccomp",
+    ):
         assert f"`{flag}" in page
 
 
 @pytest.mark.testbed
 @pytest.mark.parametrize(
-    "flags", [(), ("--inside", "--own-seccomp"), ("--no-processes", "--mode", "detailed")]
+    "flags",
+    [
+        (),
+        ("--inside", "--packets", "--own-seccomp"),
+        ("--no-processes", "--no-facts", "--no-socket-links", "--mode", "detailed"),
+        ("--path", "packet", "--no-processes", "--no-facts", "--no-socket-links"),
+    ],
 )
 def test_a_real_api_server_takes_all_of_it_strictly(apiserver: ApiServer, flags: tuple[str, ...]) -> None:
     done = verb("manifests", *flags)

@@ -1,4 +1,4 @@
-"""An agent with exactly the capabilities that `ringfence manifests` gives it works, and with any one less it does not.
+"""An agent with exactly the capabilities of its features works, and with any one less that feature does not.
 
 As in a container: in the node's network namespace, uid 0, a bounding set instead of all of root's rights, no new
 privileges, a bpffs that is mounted already. And the same once more under the shipped seccomp profile.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ringfence.cli.deployment import CAPABILITIES, Wanted, capabilities
+from ringfence.cli.deployment import CAPABILITIES, Wanted, capabilities, features
 from ringfence.cli.seccomp import allowed
 from ringfence.lab import cluster
 from ringfence.lab.cluster import Lab
@@ -62,6 +62,11 @@ class Run(NamedTuple):
     def packets(self) -> int:
         """Everything that was counted."""
         return sum(int(b.sightings["consumer_packets"].sum()) for b in self.batches)
+
+    @property
+    def notes(self) -> str:
+        """What it said it cannot see."""
+        return "\n".join(note for batch in self.batches for note in batch.header.notes)
 
     @property
     def programs(self) -> set[str]:
@@ -135,71 +140,150 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         lab.down()
 
 
+COUNTS = ("--no-facts", "--no-processes", "--no-socket-links")
+"""Switches off all that is not counting."""
+PATHS = {"tcx": "counts", "clsact": "counts", "packet": "ring"}
+"""Path → the feature that it is."""
+
+
 def test_with_what_the_manifests_give_it_sees_pods_and_processes(node: Node) -> None:
     run = node.run(capabilities(Wanted()))
     assert run.code == 0, run.said
     assert run.packets > 0
     assert len(run.pods) >= 3
     assert run.programs
+    # By default no pod's namespace is entered.
+    assert set(re.findall(r"CAP_\w+", run.notes)) == {"CAP_SYS_ADMIN"}
     # Nothing of it is left in the kernel.
     assert not (node.bpffs / "agent").exists()
 
 
-@pytest.mark.parametrize("name", CAPABILITIES["capture"])
-def test_without_any_one_of_capture_it_says_so_and_ends(node: Node, name: str) -> None:
-    run = node.run([each for each in capabilities(Wanted()) if each != name])
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_counts_with_its_own_and_knows_whose_taps_they_are(node: Node, path: str) -> None:
+    """Without CAP_SYS_PTRACE no other process' namespace may be read: pods are told by ids all the same."""
+    run = node.run(list(CAPABILITIES[PATHS[path]]), *COUNTS, "--path", path)
+    assert run.code == 0, run.said
+    assert run.packets > 0
+    assert run.pods == node.run(capabilities(Wanted(inside=True))).pods
+    # What it costs to be without CAP_PERFMON is said.
+    assert ("CAP_PERFMON is missing" in run.notes) is (path != "packet")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(path, name) for path, feature in PATHS.items() for name in CAPABILITIES[feature]]
+)
+def test_without_any_one_of_a_path_s_it_says_which_and_ends(node: Node, path: str, name: str) -> None:
+    less = [each for each in CAPABILITIES[PATHS[path]] if each != name]
+    run = node.run(less, *COUNTS, "--path", path)
     assert run.code == 2, run.said
     last = run.said.strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert "CAP_" in last
+    assert f"CAP_{name}" in last
     assert not run.batches
     assert not (node.bpffs / "agent").exists()
 
 
-def test_without_processes_it_counts_and_names_no_program(node: Node) -> None:
-    whole, less = Wanted(), Wanted(processes=False)
-    assert set(capabilities(whole)) - set(capabilities(less)) == {"SYS_PTRACE"}
-    run = node.run(capabilities(less), "--no-processes")
+def test_the_kernel_s_own_facts_need_theirs(node: Node) -> None:
+    only = ("--no-processes", "--no-socket-links")
+    whole = capabilities(Wanted(processes=False, socket_links=False))
+    assert set(whole) == {*CAPABILITIES["counts"], *CAPABILITIES["facts"]}
+    run = node.run(whole, *only)
     assert run.code == 0, run.said
-    assert run.packets > 0
-    assert not run.programs
-    # Were the capability not needed for this, it would have no place in the manifests.
-    refused = node.run(capabilities(less))
+    assert "are not known" not in run.notes
+    less = node.run(list(CAPABILITIES["counts"]), *only)
+    assert less.code == 0, less.said
+    assert less.packets > 0
+    assert "packets that the kernel drops are not known: CAP_PERFMON is missing" in less.notes
+    assert "retransmissions and smoothed round trips are not known: CAP_PERFMON is missing" in less.notes
+
+
+def test_processes_need_theirs(node: Node) -> None:
+    whole = capabilities(Wanted())
+    named = node.run(whole)
+    refused = node.run([each for each in whole if each != "SYS_PTRACE"])
     assert refused.code == 0, refused.said
     assert refused.packets > 0
-    assert len(refused.programs) < len(node.run(capabilities(whole)).programs)
+    assert len(refused.programs) < len(named.programs)
+    assert "have no path: CAP_SYS_PTRACE is missing" in refused.notes
+    blind = node.run([each for each in whole if each != "PERFMON"])
+    assert blind.code == 0, blind.said
+    assert "processes are not named: CAP_PERFMON is missing" in blind.notes
+    assert not node.run(whole, "--no-processes").programs
 
 
-def test_only_with_what_inside_gives_are_pods_namespaces_entered(node: Node) -> None:
-    outside = node.run(capabilities(Wanted()))
-    inside = node.run(capabilities(Wanted(inside=True)))
+def test_hooks_at_sockets_need_theirs(node: Node) -> None:
+    only = ("--no-processes", "--no-facts")
+    whole = capabilities(Wanted(processes=False, facts=False))
+    assert set(whole) == {*CAPABILITIES["counts"], *CAPABILITIES["socket_links"]}
+    run = node.run(whole, *only)
+    assert run.code == 0, run.said
+    assert "not followed" not in run.notes
+    less = node.run([each for each in whole if each != "PERFMON"], *only)
+    assert less.code == 0, less.said
+    assert "load balancing at sockets is not followed: CAP_PERFMON is missing" in less.notes
+    # The others are those of counting; without eBPF they are this feature's alone.
+    ring = {*CAPABILITIES["ring"], *CAPABILITIES["socket_links"]}
+    without = node.run([each for each in ring if each != "BPF"], *only, "--path", "packet")
+    assert without.code == 0, without.said
+    assert "load balancing at sockets is not followed: CAP_BPF is missing" in without.notes
+
+
+def test_pods_namespaces_are_entered_with_sys_admin_alone(node: Node) -> None:
+    """By the files below /run/netns, so without a right over anybody's processes."""
+    outside = node.run(list(CAPABILITIES["counts"]), *COUNTS)
+    inside = node.run([*CAPABILITIES["counts"], *CAPABILITIES["inside"]], *COUNTS)
     assert inside.code == outside.code == 0
-    assert "socket tables are not read" in outside.said
-    assert "socket tables are not read" not in inside.said
-    for name in CAPABILITIES["inside"]:
-        less = node.run([each for each in capabilities(Wanted(inside=True)) if each != name])
-        assert "socket tables are not read" in less.said or len(less.pods) < len(inside.pods), less.said
+    assert "socket tables are not read" in outside.notes
+    assert (
+        "without a host end (macvlan, ipvlan, hardware) are not seen: CAP_SYS_ADMIN is missing"
+        in outside.notes
+    )
+    assert "not read" not in inside.notes
+    assert "not seen: CAP" not in inside.notes
+    assert inside.pods == outside.pods
 
 
 @pytest.mark.skipif(
     not CALLS.exists(), reason="needs the numbers of system calls of linux-libc-dev on x86-64"
 )
-def test_under_the_shipped_seccomp_profile_it_sees_the_same(node: Node) -> None:
-    run = node.run(capabilities(Wanted()), confine=True)
+@pytest.mark.parametrize("path", PATHS)
+def test_under_the_shipped_seccomp_profile_it_sees_the_same(node: Node, path: str) -> None:
+    """Everything switched on."""
+    wanted = Wanted(path=path, inside=True, packets=True)
+    run = node.run(capabilities(wanted), "--path", path, confine=True)
     assert run.code == 0, run.said
     assert run.packets > 0
     assert len(run.pods) >= 3
     assert run.programs
-    # The filter does refuse: mounting is not among what an agent may do, with any capability.
-    argv = [
-        sys.executable,
-        "-c",
-        CONFINED,
-        ",".join(map(str, numbers())),
-        "/bin/mount",
-        "-t",
-        "tmpfs",
-        "x",
-        "/mnt",
-    ]
+    assert "missing" not in run.notes
+    assert "not read" not in run.notes
+
+
+@pytest.mark.skipif(
+    not CALLS.exists(), reason="needs the numbers of system calls of linux-libc-dev on x86-64"
+)
+def test_the_profile_does_refuse() -> None:
+    """Mounting is not among what an agent may do, with any capability."""
+    mount = ["/bin/mount", "-t", "tmpfs", "x", "/mnt"]
+    argv = [sys.executable, "-c", CONFINED, ",".join(map(str, numbers())), *mount]
     assert subprocess.run(argv, capture_output=True, check=False).returncode != 0
+
+
+def test_what_is_rendered_is_the_union_of_what_is_switched_on() -> None:
+    """The sets that are shown minimal above are all there is."""
+    for number in range(1 << 6):
+        path, facts, processes, sockets, inside, packets = (bool(number >> bit & 1) for bit in range(6))
+        wanted = Wanted(
+            path="packet" if path else "auto",
+            facts=facts,
+            processes=processes,
+            socket_links=sockets,
+            inside=inside,
+            packets=packets,
+        )
+        names = features(wanted)
+        assert ("ring" in names, "counts" in names) == (path, not path)
+        asked = {"facts": facts, "processes": processes, "socket_links": sockets}
+        asked |= {"inside": inside, "packets": packets}
+        assert {name for name, on in asked.items() if on} == set(names) - {"ring", "counts"}
+        assert set(capabilities(wanted)) == {each for name in names for each in CAPABILITIES[name]}

@@ -104,6 +104,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Hear by which names pods knew their providers (DNS) and what TLS clients ask for (server name, ALPN)."""
     names_ring: int = 1 << 20
     """Octets of the kernel's ring through which names are heard: a power of two, 4096 or more."""
+    facts: bool = True
+    """Take what the kernel tells beside the packets: what it drops, and in detailed mode retransmissions and smoothed
+    round trips."""
     cpu_limit: float | None = None
     """Cores the agent keeps itself to (0.05 is 5 % of one); 0 is no limit. By default nine tenths of its cgroup's."""
     memory_limit: int | None = None
@@ -347,6 +350,7 @@ def _capture_settings(settings: AgentSettings) -> CaptureSettings:
         socket_links=settings.socket_links,
         names=settings.names,
         names_ring=settings.names_ring,
+        facts=settings.facts,
         detailed=settings.mode == "detailed",
     )
 

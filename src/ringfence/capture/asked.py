@@ -20,6 +20,7 @@ import numpy as np
 from ringfence.capture import bpf
 from ringfence.capture.build import object_bytes
 from ringfence.capture.decode.asked import PAIR, TIMES, asks, cgroup_mounts, folder_of, subtree, translations
+from ringfence.capture.privilege import why
 from ringfence.capture.taps import pod_processes
 from ringfence.flows.asked import ASK, ASKS_LOST
 from ringfence.model.batches import Loss
@@ -61,7 +62,7 @@ class Asked:
         self._lost = 0
         self._tracepoints: list[int] = []
         self._hooks: dict[str, list[int]] = {}
-        self._known: set[int] = set()
+        self._known: set[str] = set()
         self._rows: list[Table] = []
         self._open = np.zeros(0, _ROW)
         self._next_telling = 0.0
@@ -75,7 +76,7 @@ class Asked:
             self._load()
         except (OSError, Problem) as error:
             self.stop()
-            self.notes = (f"load balancing at sockets is not followed: {error}",)
+            self.notes = (f"load balancing at sockets is not followed: {why(error, 'BPF', 'PERFMON')}",)
 
     def _load(self) -> None:
         self._loaded = bpf.Object(object_bytes("asked"), "asked.bpf.o")
@@ -88,22 +89,21 @@ class Asked:
             finally:
                 os.close(program)
 
-    def look(self, own: int, pods: Collection[int]) -> None:
-        """Attach where pods of these namespaces (inodes; `own` is the node's) run, as far as they are new."""
+    def look(self, pods: Collection[str]) -> None:
+        """Attach where the processes of these pods (UIDs) run, as far as they are new."""
         if self._pairs < 0:
             return
-        wanted = {own, *pods}
-        self._known &= wanted
+        self._known &= set(pods)
         for folder in [each for each in self._hooks if not os.path.isdir(each)]:
             _close(self._hooks.pop(folder))
-        if wanted - self._known - {own}:
-            self._attach(wanted)
+        if set(pods) - self._known:
+            self._attach(set(pods))
 
-    def _attach(self, wanted: set[int]) -> None:
+    def _attach(self, wanted: set[str]) -> None:
         mounts = cgroup_mounts((self._proc / "self" / "mountinfo").read_text())
         unseen = ""
-        for pid, inode, _ in pod_processes(self._proc):
-            if inode not in wanted or inode in self._known:
+        for pid, uid in pod_processes(self._proc):
+            if uid not in wanted or uid in self._known:
                 continue
             with contextlib.suppress(OSError):  # it ended
                 path = subtree((self._proc / str(pid) / "cgroup").read_text())
@@ -112,7 +112,7 @@ class Asked:
                     unseen = "the pods' cgroups are not in a cgroup v2 tree that is mounted here"
                 elif folder not in self._hooks:
                     unseen = self._hook(folder)
-                self._known.add(inode)
+                self._known.add(uid)
         if unseen:
             self.notes = (f"load balancing at sockets is not followed: {unseen}",)
 
@@ -130,7 +130,7 @@ class Asked:
                     os.close(program)
         except OSError as error:
             _close(links)
-            return str(error)
+            return why(error, "NET_ADMIN")
         finally:
             os.close(cgroup)
         self._hooks[folder] = links

@@ -36,6 +36,7 @@ from ringfence.capture.layout import (
     STATE,
     Stage,
 )
+from ringfence.capture.privilege import missing
 from ringfence.model.batches import Loss
 from ringfence.model.columns import TAP_COUNT, Table
 from ringfence.model.problems import Problem
@@ -290,7 +291,8 @@ def _load_or_explain(loaded: bpf.Object) -> None:
         loaded.load()
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES):
-            fix = "run as root, or with CAP_BPF and CAP_NET_ADMIN"
+            lacking = missing("BPF", "NET_ADMIN", "PERFMON")
+            fix = f"run as root, or with CAP_BPF, CAP_NET_ADMIN and, on some kernels, CAP_PERFMON ({lacking})"
         elif _release() < (5, 8):
             fix = f"this kernel is {os.uname().release}; 5.8 or later is needed"
         elif error.errno in (errno.ENOMEM, errno.E2BIG):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ringfence.capture import bpf
 from ringfence.capture.build import object_bytes
+from ringfence.capture.privilege import why
 from ringfence.flows.facts import FACT
 from ringfence.model.columns import UNKNOWN_U4, Table
 from ringfence.model.problems import Problem
@@ -28,8 +29,12 @@ KEY = np.dtype(
 VALUE = np.dtype([("srtt_us", "<u4"), ("retransmits", "<u4"), ("drops", "<u4"), ("pad", "<u4")])
 """`struct fact`."""
 
-TCP = ("tcp", {"again": "tcp_retransmit_skb", "estimate": "tcp_probe", "closing": "inet_sock_set_state"})
-DROPS = ("drops", {"drop": "kfree_skb"})
+TCP = (
+    "tcp",
+    "retransmissions and smoothed round trips",
+    {"again": "tcp_retransmit_skb", "estimate": "tcp_probe", "closing": "inet_sock_set_state"},
+)
+DROPS = ("drops", "packets that the kernel drops", {"drop": "kfree_skb"})
 
 
 class Source:
@@ -38,9 +43,10 @@ class Source:
     It sees the whole machine: `take` keeps the namespaces asked for.
     """
 
-    def __init__(self, program: str, tracepoints: dict[str, str], counts_repeats: bool) -> None:
-        """`tracepoints`: program of the object → the tracepoint it is for."""
-        self._program, self._tracepoints, self._counts_repeats = program, tracepoints, counts_repeats
+    def __init__(self, program: str, what: str, tracepoints: dict[str, str], counts_repeats: bool) -> None:
+        """`what` it tells, for notes; `tracepoints`: program of the object → the tracepoint it is for."""
+        self._program, self._what = program, what
+        self._tracepoints, self._counts_repeats = tracepoints, counts_repeats
         self._map = -1
         self._links: list[int] = []
         self.note: str | None = None
@@ -58,7 +64,7 @@ class Source:
             self.note = None
         except (OSError, Problem) as error:
             self.stop()
-            self.note = f"{self._program} facts are not known: {error}"
+            self.note = f"{self._what} are not known: {why(error, 'BPF', 'PERFMON')}"
 
     def _attach(self) -> None:
         loaded = bpf.Object(object_bytes(self._program), f"{self._program}.bpf.o")
@@ -109,13 +115,14 @@ def facts(keys: Table, values: Table, namespaces: Collection[int], counts_repeat
 class Facts:
     """Drops in both modes, TCP's own estimates in detailed mode."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool = True) -> None:
+        self._wanted = wanted
         self._tcp, self._drops = Source(*TCP, counts_repeats=True), Source(*DROPS, counts_repeats=False)
 
     def switch(self, drops: bool, tcp: bool) -> None:
         """What to take from now on."""
-        self._drops.switch(drops)
-        self._tcp.switch(tcp)
+        self._drops.switch(drops and self._wanted)
+        self._tcp.switch(tcp and self._wanted)
 
     def take(self, namespaces: Collection[int]) -> Table:
         """FACT rows since the last call, of both."""
@@ -124,6 +131,10 @@ class Facts:
     @property
     def notes(self) -> list[str]:
         """What cannot be told, and why."""
+        if not self._wanted:
+            return [
+                "drops by the kernel, retransmissions and smoothed round trips are not known: switched off"
+            ]
         return [source.note for source in (self._tcp, self._drops) if source.note]
 
     def stop(self) -> None:

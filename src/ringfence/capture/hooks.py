@@ -243,7 +243,7 @@ class Tcx:
 
 def has_tcx(netns: str | None) -> bool:
     """Whether the kernel has tcx: 6.6 and later, unless built without CONFIG_NET_XGRESS."""
-    return netlink.entered(netns, lambda: bpf.chain(1, bpf.TCX_INGRESS)) is not None
+    return netlink.inside(netns, lambda: bpf.chain(1, bpf.TCX_INGRESS)) is not None
 
 
 def _stub(number: int, jump: int) -> bytes:

@@ -73,6 +73,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Hear which names pods were answered by DNS, and what TLS clients ask for."""
     names_ring: int = 1 << 20
     """Octets of the kernel's ring that names are told by: a power of two, 4096 or more."""
+    facts: bool = True
+    """Take what the kernel tells beside the packets: its drops, and what `detailed` adds (needs raw tracepoints)."""
 
 
 class Drained(NamedTuple):
@@ -107,7 +109,7 @@ class Capture:
         self._lock = -1
         self._accepted = Accepted(settings.netns)
         self._openers = Openers(settings.processes)
-        self._facts = Facts()
+        self._facts = Facts(settings.facts)
         self._asked = Asked(settings.socket_links)
         self._asks: list[Table] = []
         self._hearing = Hearing(settings.names)
@@ -131,8 +133,8 @@ class Capture:
 
     def _start(self) -> None:
         settings = self.settings
-        self._open_sockets()
         path, note = paths.choose(settings.path, settings.netns)
+        self._open_sockets()
         self._notes.append(note)
         self._folder = Path(settings.pin_dir)
         if settings.sample > 1:
@@ -234,8 +236,8 @@ class Capture:
     def _rescan(self) -> bool:
         changed, unknown = self._look()
         self._plan_next_look(unknown)
-        self._accepted.look(self._own_inode, self._view.namespaces)
-        self._asked.look(self._own_inode, self._view.namespaces)
+        self._accepted.look(self._own_inode, self._view.paths)
+        self._asked.look(self._view.namespaces.values())
         tables = self._accepted.sockets()
         if self._looking_up:
             self._openers.began(tables, self._listened())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ringfence.capture import bpf, netlink
 from ringfence.capture.hooks import Clsact, Hook, Tcx, has_tcx
+from ringfence.capture.privilege import held, missing
 from ringfence.model.problems import Problem
 
 PATHS = ("tcx", "clsact", "packet")
@@ -25,15 +26,17 @@ NOTES = {
     " queueing discipline drops are not seen, and neither are pods without a host end",
 }
 
+GUARDED = "; CAP_PERFMON is missing, so the kernel guards the program against speculation and each packet costs more"
+
 
 def choose(wanted: str, netns: str | None) -> tuple[str, str]:
     """`(path, note)`. Raises Problem when what was asked for cannot be had, or nothing can."""
     if wanted not in ("auto", *PATHS):
         raise Problem("no such capture path", wanted, "give auto, tcx, clsact or packet")
-    if wanted == "packet":
+    refused = missing("NET_RAW", "NET_ADMIN") if wanted == "packet" else _refused()
+    if wanted == "packet" and not refused:
         return wanted, NOTES[wanted]
-    refused = _refused()
-    if refused and wanted == "auto" and held(CAP_NET_RAW):
+    if refused and wanted == "auto" and not missing("NET_RAW", "NET_ADMIN"):
         return "packet", f"eBPF is not allowed ({refused}): {NOTES['packet']}"
     if refused:
         fix = "run as root, or with CAP_BPF and CAP_NET_ADMIN (CAP_NET_RAW and CAP_NET_ADMIN for path packet)"
@@ -43,7 +46,7 @@ def choose(wanted: str, netns: str | None) -> tuple[str, str]:
         fix = "take path clsact or auto: tcx needs Linux 6.6 or later"
         raise Problem("this kernel has no tcx", os.uname().release, fix)
     path = "clsact" if wanted == "clsact" or not tcx else "tcx"
-    return path, NOTES[path]
+    return path, NOTES[path] + ("" if held("PERFMON") else GUARDED)
 
 
 def hooks(
@@ -56,23 +59,12 @@ def hooks(
     return found
 
 
-CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 13, 21, 38, 39
-
-
-def held(capability: int) -> bool:
-    """Whether this process' effective set holds a capability (capabilities(7))."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> capability & 1)
-    return False
-
-
 def _refused() -> str | None:
     """Why this process may not load a tc program; None when it may."""
-    if not held(CAP_NET_ADMIN):
-        return "CAP_NET_ADMIN is missing"
+    if not held("NET_ADMIN"):
+        return missing("NET_ADMIN", "BPF")
     try:
         os.close(bpf.load_program(_RETURN, "ringfence_probe"))
     except OSError as error:
-        return error.strerror or "bpf(2) failed"
+        return missing("BPF") or error.strerror or "bpf(2) failed"
     return None

@@ -17,6 +17,8 @@ from ringfence.capture.decode.openers import CONVERSATION, FOLDER, OPENER, disti
 from ringfence.capture.decode.sockdiag import speaks_to_anybody
 from ringfence.capture.held import Held
 from ringfence.capture.owners import alive, owners, process, still_holds
+from ringfence.capture.privilege import held as may
+from ringfence.capture.privilege import why
 from ringfence.flows.ends import END, MOST, OPENED
 from ringfence.flows.memory import IDLE_TCP
 from ringfence.model.batches import ProcessInfo
@@ -66,17 +68,21 @@ class Openers:
             return self._attach()
         except (OSError, Problem) as error:
             self.stop()
-            return [f"processes are not named: {error}"]
+            return [f"processes are not named: {why(error, 'BPF', 'PERFMON')}"]
 
     def _attach(self) -> list[str]:
         loaded, notes = _loaded()
         try:
             self._map, self._folders = loaded.map("conversations"), loaded.map("cgroups")
             self._links.append(_attached(loaded, "process", "inet_sock_set_state"))
-            if not notes:
+            if not notes:  # this kernel has the tracepoint
                 self._links.append(_attached(loaded, "sends", None))
         finally:
             loaded.close()
+        if not may("SYS_PTRACE"):
+            notes.append(
+                "programs of processes with other rights than this one's have no path: CAP_SYS_PTRACE is missing"
+            )
         return notes
 
     def collect(self, namespaces: Mapping[int, str | None]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from ringfence.capture.decode.sockdiag import (
     request,
     sockets,
 )
-from ringfence.capture.taps import namespace_inode, pod_processes
+from ringfence.capture.privilege import why
+from ringfence.capture.taps import namespace_inode
 from ringfence.model.columns import Table
-from ringfence.model.problems import Problem
 
 NETLINK_SOCK_DIAG = 4
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -34,15 +34,15 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 class Accepted:
     """Conversations that were there when a namespace was first seen, with who opened them. Not for several threads."""
 
-    def __init__(self, netns: str | None, proc: Path = Path("/proc")) -> None:
-        self._netns, self._proc = netns, proc
+    def __init__(self, netns: str | None) -> None:
+        self._netns = netns
         self._seen: set[int] = set()
         self._found: list[Table] = []
         self._sockets: dict[int, Table] = {}
         self.notes: tuple[str, ...] = ()
 
-    def look(self, own: int, pods: Iterable[int]) -> None:
-        """Read the namespaces (by inode) that were not read before: the node's `own` and its pods'."""
+    def look(self, own: int, pods: Mapping[int, str]) -> None:
+        """Read the namespaces that were not read before: the node's `own`, and `pods`: inode → a file that opens it."""
         wanted = {own, *pods}
         fresh = wanted - self._seen
         self._seen &= wanted
@@ -50,11 +50,8 @@ class Accepted:
             return
         if own in fresh:
             self._read(own, self._netns)
-        others = fresh - {own}
-        for pid, inode, _ in pod_processes(self._proc) if others else ():
-            if inode in others:
-                others.discard(inode)
-                self._read(inode, f"{self._proc}/{pid}/ns/net")
+        for inode in fresh - {own}:
+            self._read(inode, pods[inode])
 
     def take(self) -> Table:
         """What was found since the last call: TUPLE columns, oriented as opened."""
@@ -75,13 +72,13 @@ class Accepted:
             return tables()
 
         try:
-            self._sockets[inode] = table = netlink.inside(path, dump)
+            self._sockets[inode] = table = netlink.entered(path, dump)
             self._found.append(accepted(table))
             self._seen.add(inode)
-        except (OSError, Problem) as error:
+        except OSError as error:
             if path is None or os.path.exists(path):
                 self.notes = (
-                    f"socket tables are not read ({error}): who opened what began before the agent is guessed",
+                    f"socket tables are not read ({why(error, 'SYS_ADMIN')}): who opened what began before the agent is guessed",
                 )
                 self._seen.add(inode)
 

@@ -2,7 +2,8 @@
 
 Pods are found without entering their namespaces: the cgroups in /proc say which process is a pod's, and the
 kernel says by which id this namespace knows that process' namespace (RTM_GETNSID), which is what a veth
-shows of its other end (IFLA_LINK_NETNSID).
+shows of its other end (IFLA_LINK_NETNSID). Neither needs a right over the process. Which namespace it is (its inode)
+is told by /proc/PID/ns/net, and where that may not be read by the files below /run/netns (`namespaces`).
 
 Interfaces without a host end (macvlan, ipvlan, hardware given to a pod) can be listed from within only: a thread that
 then ends opens a socket there, and the socket is closed at once, since it would keep a namespace whose pod ended.
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from ringfence.capture import bpf, netlink
+from ringfence.capture import bpf, netlink, privilege
 from ringfence.capture.decode.cgroups import pod_uid
 from ringfence.capture.decode.links import PAIRS, Choice, Link, choose, choose_inside
+from ringfence.capture.namespaces import Hidden, Name, Pod
 
 
 class View(msgspec.Struct, frozen=True):
@@ -31,22 +33,10 @@ class View(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     namespaces: dict[int, str]
     """Inode of a pod's network namespace to the pod's UID."""
+    paths: dict[int, str]
+    """The same inodes to a file that opens the namespace."""
     notes: tuple[str, ...] = ()
     """What cannot be seen, in words."""
-
-
-class Pod(msgspec.Struct, frozen=True):
-    """A pod's network namespace, by one process in it. `nsid` is the id this namespace knows it by, if any."""
-
-    uid: str
-    pid: int
-    inode: int
-    nsid: int | None
-
-    @property
-    def path(self) -> str:
-        """Opens the namespace."""
-        return f"/proc/{self.pid}/ns/net"
 
 
 class Inside(msgspec.Struct, frozen=True):
@@ -71,23 +61,25 @@ class Insides:
 
     def of(self, pod: Pod) -> Inside:
         """Every interface of the pod's namespace; none when it cannot be entered."""
-        if self.refused is None and pod.inode not in self._known:
+        if pod.name is None:
+            return _NOTHING
+        if self.refused is None and pod.name.inode not in self._known:
             try:
-                self._known[pod.inode] = self._look(pod)
+                self._known[pod.name.inode] = self._look(pod.name)
             except PermissionError as error:
-                self.refused = error.strerror
+                self.refused = privilege.why(error, "SYS_ADMIN")
             except OSError:
                 return _NOTHING  # the process ended
-        return self._known.get(pod.inode, _NOTHING)
+        return self._known.get(pod.name.inode, _NOTHING)
 
     def forget(self) -> None:
         """Ask again."""
         self._known.clear()
 
-    def _look(self, pod: Pod) -> Inside:
+    def _look(self, name: Name) -> Inside:
         node = os.open(self._node, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return netlink.entered(pod.path, lambda: _listed(node), pod.inode)
+            return netlink.entered(name.path, lambda: _listed(node), name.inode)
         finally:
             os.close(node)
 
@@ -117,7 +109,8 @@ def look(
     """
     # Links go first: listing them is what makes the kernel give ids to the namespaces behind veths.
     links = netlink.links(socket_)
-    pods = pods_of(socket_, own_inode, proc)
+    hidden = Hidden(socket_, proc, netns, enter=insides is not None)
+    pods = pods_of(socket_, own_inode, proc, hidden)
     addresses = netlink.addresses(socket_)
     uplinks = netlink.gateways(socket_) | _subnets(addresses)
     by_nsid = {pod.nsid: pod.uid for pod in pods if pod.nsid is not None}
@@ -128,23 +121,42 @@ def look(
     loopback = {one.ifindex for one in links if one.loopback}
     here = {choice.netns for choice in chosen}
     # A pod that nothing joins to this namespace is another node's, in a lab of many nodes on one machine.
-    namespaces = {pod.inode: pod.uid for pod in pods if pod.nsid is not None or pod.inode in here}
-    return View(tuple(chosen), tuple(links), _texts(addresses, loopback), namespaces, notes)
+    ours = [pod for pod in pods if pod.name and (pod.nsid is not None or pod.name.inode in here)]
+    return View(
+        tuple(chosen),
+        tuple(links),
+        _texts(addresses, loopback),
+        {pod.name.inode: pod.uid for pod in ours if pod.name},
+        {pod.name.inode: pod.name.path for pod in ours if pod.name},
+        (*notes, *hidden.notes),
+    )
 
 
-def pods_of(socket_: netlink.Netlink, own_inode: int, proc: Path) -> list[Pod]:
+def pods_of(socket_: netlink.Netlink, own_inode: int, proc: Path, hidden: Hidden | None = None) -> list[Pod]:
     """Each network namespace that a pod's process is in, but this one: host-network pods are the node.
 
-    Nor init's: a process that a runtime is starting may still be on its way into its pod's namespace.
+    Nor init's: a process that a runtime is starting may still be on its way into its pod's namespace. Without `hidden`
+    a pod is left out when none of its processes' namespaces may be read.
     """
     found: dict[int, Pod] = {}
     never = {own_inode}
+    refused: list[tuple[int, str]] = []
     with contextlib.suppress(OSError):
         never.add(namespace_inode(proc / "1" / "ns" / "net"))
-    for pid, inode, uid in pod_processes(proc):
-        if inode not in never and inode not in found:
-            found[inode] = Pod(uid, pid, inode, netlink.namespace_id(socket_, pid))
-    return list(found.values())
+    for pid, uid in pod_processes(proc):
+        path = proc / str(pid) / "ns" / "net"
+        try:
+            inode = namespace_inode(path)
+        except PermissionError:
+            refused.append((pid, uid))
+        except OSError:
+            continue  # the process ended while we looked
+        else:
+            if inode not in never and inode not in found:
+                found[inode] = Pod(uid, netlink.namespace_id(socket_, pid), Name(str(path), inode))
+    told = {pod.uid for pod in found.values()}
+    rest = [(pid, uid) for pid, uid in refused if uid not in told]
+    return [*found.values(), *(hidden.pods(rest) if hidden and rest else ())]
 
 
 def bypassed(socket_: netlink.Netlink, links: Iterable[Link], netns: str | None) -> set[int]:
@@ -185,7 +197,10 @@ def _with_insides(
         hosts = ends.get(pod.nsid, {}) if pod.nsid is not None else {}
         inside = insides.of(pod)
         standing = {number for number, host in hosts.items() if host not in past}
-        taps = choose_inside(inside.links, standing, inside.node, pod.uid, pod.inode, pod.path, exclude)
+        if pod.name is None:
+            continue
+        inode, path = pod.name.inode, pod.name.path
+        taps = choose_inside(inside.links, standing, inside.node, pod.uid, inode, path, exclude)
         added += taps
         replaced |= {hosts[tap.ifindex] for tap in taps if tap.ifindex in hosts}
     notes = _notes(insides, past & {c.ifindex for c in chosen} - replaced)
@@ -203,8 +218,8 @@ def _notes(insides: Insides, past: set[int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def pod_processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, int, str]]:
-    """`(pid, inode of its network namespace, pod UID)` of every process that a kubelet started in a pod."""
+def pod_processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, str]]:
+    """`(pid, pod UID)` of every process that a kubelet started in a pod."""
     for entry in os.listdir(proc):
         if not entry.isdigit():
             continue
@@ -212,7 +227,7 @@ def pod_processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, int, str]]:
             text = (proc / entry / "cgroup").read_text()
             uid = pod_uid(text)
             if uid is not None:
-                yield int(entry), namespace_inode(proc / entry / "ns" / "net"), uid
+                yield int(entry), uid
         except OSError:
             continue  # the process ended while we looked
 

@@ -52,8 +52,13 @@ def command(
     processes: Annotated[
         bool | None, typer.Option(help="Name the processes at both ends of conversations.")
     ] = None,
+    socket_links: Annotated[bool | None, typer.Option(help="Follow load balancing at sockets.")] = None,
     names: Annotated[
         bool | None, typer.Option(help="Hear DNS names of providers, and server names of TLS.")
+    ] = None,
+    facts: Annotated[
+        bool | None,
+        typer.Option(help="Take what the kernel tells beside the packets: drops, retransmissions."),
     ] = None,
     cpu_limit: Annotated[
         float | None, typer.Option(help="Cores to keep to, 0 for none [default: 90 % of its cgroup's].")
@@ -68,7 +73,8 @@ def command(
 ) -> None:
     """Capture one node's conversations at its taps and ship them to the server.
 
-    Needs CAP_BPF and CAP_NET_ADMIN (root has both). A crash loses nothing: the kernel goes on counting.
+    Needs CAP_BPF and CAP_NET_ADMIN (root has both); some features need more (docs/reference/agent.md).
+    A crash loses nothing: the kernel goes on counting.
     A clean stop (SIGTERM, Ctrl-C) removes everything from the kernel.
 
     Over its limits it gives up detail, never counts, and says so: first processes and names, then the length of
@@ -99,7 +105,9 @@ def command(
         "path": path,
         "exclude": exclude or None,
         "processes": processes,
+        "socket_links": socket_links,
         "names": names,
+        "facts": facts,
         "cpu_limit": cpu_limit,
         "memory_limit": memory_limit,
         "keep_counting": keep_counting,

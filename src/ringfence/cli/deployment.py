@@ -18,17 +18,24 @@ Document = dict[str, Any]
 API_PORT, AGENTS_PORT = 8443, 8444
 NOBODY = 65_532
 """User and group of server and connector."""
+PATHS = ("auto", "tcx", "clsact", "packet")
 SECRET, AUTHORITY = "ringfence-server", "ringfence-authority"
 PROFILE = "ringfence-agent.json"
 """Name of our seccomp profile below the kubelet's folder of profiles."""
 CAPABILITIES = {
-    "capture": ("BPF", "NET_ADMIN", "PERFMON"),
-    "processes": ("SYS_PTRACE",),
-    "inside": ("SYS_ADMIN", "SYS_PTRACE"),
+    "counts": ("BPF", "NET_ADMIN"),
+    "ring": ("NET_ADMIN", "NET_RAW"),
+    "facts": ("BPF", "PERFMON"),
+    "processes": ("BPF", "PERFMON", "SYS_PTRACE"),
+    "socket_links": ("BPF", "NET_ADMIN", "PERFMON"),
+    "inside": ("SYS_ADMIN",),
+    "packets": ("NET_RAW",),
 }
-"""Feature and capabilities. Capture: maps and programs; tc and conntrack; the verifier, which without PERFMON tries
-every path of the tap program twice and gives up. Processes: /proc/PID/exe and ns of processes with other capabilities.
-Inside: entering pods' namespaces for their socket tables and for interfaces without a host end."""
+"""Feature and capabilities. Counts: maps and programs, hooks, conntrack. Ring: packet sockets in place of eBPF. Facts:
+raw tracepoints. Processes: the same, and /proc/PID/exe of processes with other rights. Socket links: hooks at the pods'
+cgroup and tracepoints. Inside: entering pods'
+namespaces, by the files below /run/netns, for socket tables and interfaces without a host end. Packets: packet sockets
+of `ringfence capture`."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +44,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "ringfence"
     cluster: str = "default"
     image: str = "ringfence:latest"
+    path: str = "auto"
+    """How the agents meet packets; `packet` is the way without eBPF."""
+    facts: bool = True
     processes: bool = True
+    socket_links: bool = True
     inside: bool = False
+    packets: bool = False
+    """Allow `ringfence capture` on these nodes."""
     own_seccomp: bool = False
     """Use the shipped profile, which must lie on every node, in place of the runtime's own."""
     mode: str = "conversation"
@@ -51,6 +64,8 @@ def documents(wanted: Wanted) -> dict[str, list[Document]]:
         plain = name.replace("-", "").replace(".", "")
         if not (name.isascii() and plain.isalnum() and name == name.lower() and len(name) <= 63):
             raise Problem(f"not a name: `{name[:60]}`", where, "use lower-case letters, digits and dashes")
+    if wanted.path not in PATHS:
+        raise Problem(f"no such capture path: `{wanted.path[:60]}`", "--path", f"use {', '.join(PATHS)}")
     return {
         "namespace.yaml": [_namespace(wanted)],
         "rbac.yaml": _rights(wanted),
@@ -62,8 +77,21 @@ def documents(wanted: Wanted) -> dict[str, list[Document]]:
 
 def capabilities(wanted: Wanted) -> list[str]:
     """Of the agent's container, sorted."""
-    asked = {"capture": True, "processes": wanted.processes, "inside": wanted.inside}
-    return sorted({name for feature, names in CAPABILITIES.items() if asked[feature] for name in names})
+    return sorted({name for feature in features(wanted) for name in CAPABILITIES[feature]})
+
+
+def features(wanted: Wanted) -> list[str]:
+    """Those switched on: names of `CAPABILITIES`."""
+    asked = {
+        "counts": wanted.path != "packet",
+        "ring": wanted.path == "packet",
+        "facts": wanted.facts,
+        "processes": wanted.processes,
+        "socket_links": wanted.socket_links,
+        "inside": wanted.inside,
+        "packets": wanted.packets,
+    }
+    return [name for name in CAPABILITIES if asked[name]]
 
 
 def _thing(version: str, kind: str, name: str, namespace: str | None, **more: Any) -> Document:
@@ -244,6 +272,7 @@ def _agent_pod(wanted: Wanted) -> Document:
             _folder("data", "/var/lib/ringfence/agent"),
             _folder("bpf", "/sys/fs/bpf"),
             _folder("cgroup", "/sys/fs/cgroup"),
+            _folder("netns", "/run/netns"),
             {"name": "authority", "configMap": {"name": AUTHORITY, "optional": True}},
             {"name": "token", "projected": {"sources": [_token()]}},
         ],
@@ -261,9 +290,11 @@ def _agent_container(wanted: Wanted) -> Document:
         "--data=/var/lib/ringfence/agent",
         "--pin-dir=/sys/fs/bpf/ringfence",
         f"--mode={wanted.mode}",
+        f"--path={wanted.path}",
     ]
-    if not wanted.processes:
-        arguments.append("--no-processes")
+    arguments += [] if wanted.facts else ["--no-facts"]
+    arguments += [] if wanted.processes else ["--no-processes"]
+    arguments += [] if wanted.socket_links else ["--no-socket-links"]
     return {
         "name": "agent",
         "image": wanted.image,
@@ -282,6 +313,12 @@ def _agent_container(wanted: Wanted) -> Document:
             {"name": "bpf", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"},
             # The pods' own, beyond what the container's cgroup namespace shows (capture/asked.py).
             {"name": "cgroup", "mountPath": "/host/cgroup", "readOnly": True},
+            {
+                "name": "netns",
+                "mountPath": "/run/netns",
+                "mountPropagation": "HostToContainer",
+                "readOnly": True,
+            },
             {"name": "authority", "mountPath": "/etc/ringfence/authority", "readOnly": True},
             {"name": "token", "mountPath": "/var/run/ringfence", "readOnly": True},
         ],

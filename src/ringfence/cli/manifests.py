@@ -26,10 +26,25 @@ def command(
     image: Annotated[str, typer.Option(help="Image of all three roles.")] = "ringfence:latest",
     mode: Annotated[str, typer.Option(help="The agents' mode: conversation or detailed.")] = "conversation",
     storage: Annotated[str, typer.Option(help="Size of the server's volume.")] = "20Gi",
-    processes: Annotated[bool, typer.Option(help="Name processes; gives the agent CAP_SYS_PTRACE.")] = True,
+    path: Annotated[
+        str, typer.Option(help="How agents meet packets: auto, tcx, clsact, or packet (needs no CAP_BPF).")
+    ] = "auto",
+    facts: Annotated[
+        bool, typer.Option(help="Take drops and retransmissions from the kernel; gives CAP_PERFMON.")
+    ] = True,
+    processes: Annotated[
+        bool, typer.Option(help="Name processes; gives the agent CAP_PERFMON and CAP_SYS_PTRACE.")
+    ] = True,
+    socket_links: Annotated[
+        bool, typer.Option(help="Follow load balancing at sockets; gives the agent CAP_PERFMON.")
+    ] = True,
     inside: Annotated[
         bool,
         typer.Option("--inside", help="Enter pods' network namespaces; gives the agent CAP_SYS_ADMIN."),
+    ] = False,
+    packets: Annotated[
+        bool,
+        typer.Option("--packets", help="Allow `ringfence capture` on nodes; gives the agent CAP_NET_RAW."),
     ] = False,
     own_seccomp: Annotated[
         bool, typer.Option("--own-seccomp", help="Use our seccomp profile; it must lie on every node.")
@@ -50,8 +65,12 @@ def command(
         image=image,
         mode=mode,
         storage=storage,
+        path=path,
+        facts=facts,
         processes=processes,
+        socket_links=socket_links,
         inside=inside,
+        packets=packets,
         own_seccomp=own_seccomp,
     )
     files = documents(wanted)
