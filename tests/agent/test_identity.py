@@ -7,7 +7,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ringfence.agent.identity import Enrol, Held, Identity, Job, machine, sender
 from ringfence.model.problems import Problem
 from ringfence.wire.client import Sender, Unreachable
 from ringfence.wire.enrolment import fingerprint_of, write_token
+from ringfence.wire.orders import Line
 
 SECRET = b"s" * 24
 
@@ -120,26 +122,59 @@ def identity(pki: Pki, folder: Path, url: str) -> Identity:
     return Identity(given, lambda _: None, lambda: 1)
 
 
-@pytest.mark.parametrize(
-    ("case", "heard"),
-    [
-        ("right", True),
-        ("another authority", False),
-        ("another name", False),
-        ("an agent's certificate", False),
-    ],
-)
-def test_a_batch_goes_to_the_right_server_only(
-    tmp_path: Path, servers: list[Listener], case: str, heard: bool
-) -> None:
-    ours, theirs = Pki(tmp_path / "ours"), Pki(tmp_path / "theirs")
+CASES = [
+    ("right", True),
+    ("another authority", False),
+    ("another name", False),
+    ("an agent's certificate", False),
+]
+"""What a server shows, and whether an agent may speak to it."""
+
+
+def shown(case: str, folder: Path) -> tuple[Pki, Listener]:
+    """The agents' authority, and a server that shows one of `CASES`."""
+    ours, theirs = Pki(folder / "ours"), Pki(folder / "theirs")
     chain = {
         "right": lambda: ours.sign("server", "IP:127.0.0.1", "serverAuth"),
         "another authority": lambda: theirs.sign("server", "IP:127.0.0.1", "serverAuth"),
         "another name": lambda: ours.sign("server", "IP:127.0.0.2,DNS:elsewhere", "serverAuth"),
         "an agent's certificate": lambda: ours.sign("server", "IP:127.0.0.1", "clientAuth"),
     }[case]()
-    server = Listener(chain, ours.ca)
+    return ours, Listener(chain, ours.ca)
+
+
+@pytest.mark.parametrize(("case", "heard"), CASES)
+def test_orders_are_asked_and_packets_sent_to_the_right_server_only(
+    tmp_path: Path, servers: list[Listener], case: str, heard: bool
+) -> None:
+    ours, server = shown(case, tmp_path)
+    servers.append(server)
+    line = Line(server.url, identity(ours, tmp_path / "agent", server.url), 5)
+    acts: tuple[Callable[[], object], ...] = (
+        lambda: line.ask("lab", "node1", 0),
+        lambda: line.stream("c1", "lab", "node1"),
+    )
+    for act in acts:
+        # A right one's answer is none of orders, but it was asked.
+        with pytest.raises(Problem) if heard else pytest.raises(ssl.SSLCertVerificationError):
+            act()
+            line.send(b"a packet")
+            raise Problem("it was told", "the server", "")
+    line.close()
+    for word in (b"/v1/agents/orders", b"a packet"):
+        deadline = time.monotonic() + 5
+        while heard and word not in server.heard and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (word in server.heard) is heard
+    if not heard:
+        assert server.heard == b""
+
+
+@pytest.mark.parametrize(("case", "heard"), CASES)
+def test_a_batch_goes_to_the_right_server_only(
+    tmp_path: Path, servers: list[Listener], case: str, heard: bool
+) -> None:
+    ours, server = shown(case, tmp_path)
     servers.append(server)
     sending = Sender(server.url, identity(ours, tmp_path / "agent", server.url), 5)
     outcome = sending.send(b"what was seen on this node")

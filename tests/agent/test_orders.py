@@ -15,9 +15,12 @@ from ringfence.agent.orders import Listener
 from ringfence.capture.stream import pcapng
 from ringfence.capture.stream.pcapng import Blocks, Interface
 from ringfence.model.problems import Problem
+from ringfence.server.access import Refusal
 from ringfence.server.captures import Capture, Wish
 from ringfence.server.orders import Mode
 from ringfence.server.relay import Relay
+from ringfence.server.routes import capture as capture_routes
+from ringfence.server.routes import orders as routes
 from ringfence.wire.orders import Line
 from tests.server.site import Agent, Site
 
@@ -60,6 +63,108 @@ def test_a_revoked_agent_hears_nothing(site, line):
     site.service.enrolment.revoke(*NODE)
     with pytest.raises(Problem, match="403"):
         line.ask(*NODE, 0)
+
+
+def told(line: Line, after: int) -> list[object]:
+    """What a question that is kept waiting is answered."""
+    found: list[object] = []
+    try:
+        found.append(line.ask(*NODE, after))
+    except (Problem, OSError, http.client.HTTPException) as error:
+        found.append(error)
+    return found
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("state", ["revoked", "copied", "expired"])
+def test_who_waits_is_told_nothing_once_its_certificate_is_no_longer_good(
+    site, line, monkeypatch, ordered, state
+):
+    """Also while its question is open; and where nothing is ordered, the question ends without an answer."""
+    monkeypatch.setattr(routes, "CHECK", 0.2)
+    first = line.ask(*NODE, 0)
+    answers: list[object] = []
+    waiting = threading.Thread(target=lambda: answers.extend(told(line, first.generation)))
+    waiting.start()
+    until(lambda: site.service.orders._bell._waiting)
+    end(site, state)
+    if ordered:
+        site.service.orders.set_mode(Mode(*NODE, mode="detailed"))
+    waiting.join(20)
+    assert [type(answer) for answer in answers] == [Problem]
+    assert "403" in str(answers[0])
+
+
+def end(site, state: str) -> None:
+    """Let every certificate of node1 be no longer good."""
+    enrolment = site.service.enrolment
+    if state == "revoked":
+        enrolment.revoke(*NODE)
+    elif state == "copied":
+        with pytest.raises(Refusal):
+            enrolment.admit(next(iter(enrolment._known)), "another machine")
+    else:
+        site.later = 40 * 86_400
+
+
+def until(holds, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def reading(relay: Relay) -> tuple[threading.Thread, list[bytes]]:
+    """Somebody who reads a capture; its blocks."""
+    blocks: list[bytes] = []
+    whole = Blocks()
+
+    async def read() -> None:
+        async for piece in relay.read():
+            blocks.extend(whole.feed(piece))
+
+    made = threading.Thread(target=lambda: asyncio.run(read()))
+    made.start()
+    return made, blocks
+
+
+@pytest.mark.parametrize("sends", [False, True])
+@pytest.mark.parametrize("state", ["revoked", "copied", "expired"])
+def test_who_sends_packets_gives_none_once_its_certificate_is_no_longer_good(
+    site, line, monkeypatch, sends, state
+):
+    monkeypatch.setattr(capture_routes, "CHECK", 0.2)
+    relay = relayed(site)
+    reader, blocks = reading(relay)
+    line.stream("c1", *NODE)
+    line.send(pcapng.interface(Interface("shop/carts")) + pcapng.packet(0, 1, b"before", 6, 0))
+    until(lambda: len(blocks) == 3)
+    end(site, state)
+    if sends:
+        line.send(pcapng.packet(0, 2, b"after", 5, 0))
+    reader.join(20)
+    assert not reader.is_alive()
+    kinds = [pcapng.kind_of(each) for each in blocks]
+    assert kinds == [pcapng.SECTION, pcapng.INTERFACE, pcapng.PACKET]
+    assert state in " ".join(relay.notes)
+    until(line.over)
+
+
+def test_packets_go_on_over_a_renewal(site, line):
+    relay = relayed(site)
+    reader, blocks = reading(relay)
+    line.stream("c1", *NODE)
+    line.send(pcapng.interface(Interface("shop/carts")))
+    before, agent = len(site.listed()), site.agents[0]
+    agent.later = site.later = 20 * 3600.0
+    agent.send()
+    agent.send()
+    assert len(site.service.enrolment._known) == before + 1
+    line.send(pcapng.packet(0, 1, b"x", 1, 0))
+    until(lambda: len(blocks) == 3)
+    line.end()
+    reader.join(20)
+    assert relay.notes == []
 
 
 def test_packets_go_over_tls_and_tickets_are_no_end(site, line):

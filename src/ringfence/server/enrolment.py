@@ -143,6 +143,18 @@ class Enrolment:
             self._first_use(held, connection)
             return Who(held.cluster, held.node, held.serial, connection)
 
+    def still(self, who: Who) -> None:
+        """Raise Refusal where a request that was admitted may no longer go on. One that goes on while its certificate is
+        renewed belongs to those that follow it."""
+        with self._lock:
+            now, held = self._clock(), self._known[who.serial]
+            line = self._line(held)
+            if not any(each.state == "good" and each.expires > now for each in line):
+                state = self._state(line[-1])
+                raise Refusal(
+                    f"this certificate is {state} ({line[-1].reason or 'no longer good'})", who.node, ASK
+                )
+
     def suspect(self, who: Who, epoch: str, sequence: int) -> None:
         """Raise Refusal where a batch shows that this certificate was copied."""
         with self._lock:
@@ -263,12 +275,16 @@ class Enrolment:
 
     def _copied(self, held: Certificate, reason: str) -> None:
         """Refuse the certificate and those that renew it: the one in the wrong hands may be any of them."""
-        chain = {held.serial}
-        for each in sorted(self._known.values(), key=lambda one: one.made):
-            if each.before in chain:
-                chain.add(each.serial)
-        self._mark(chain, "copied", reason)
+        self._mark([each.serial for each in self._line(held)], "copied", reason)
         raise Refusal(f"this certificate is copied ({reason})", held.node, ASK)
+
+    def _line(self, held: Certificate) -> list[Certificate]:
+        """A certificate and those that renew it, oldest first."""
+        line = {held.serial: held}
+        for each in sorted(self._known.values(), key=lambda one: one.made):
+            if each.before in line:
+                line[each.serial] = each
+        return list(line.values())
 
     def _mark(self, serials: Iterable[str], state: str, reason: str) -> None:
         changed = [serial for serial in serials if self._known[serial].state != state]

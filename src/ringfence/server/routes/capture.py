@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
@@ -12,10 +12,10 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from ringfence.capture.stream.pcapng import Damage
-from ringfence.server.access import AGENT
+from ringfence.server.access import AGENT, Refusal
 from ringfence.server.captures import Capture, Wish
 from ringfence.server.routes.filters import by
-from ringfence.server.routes.orders import Cluster, NodeName, of_node
+from ringfence.server.routes.orders import CHECK, Cluster, NodeName, of_node, still
 from ringfence.server.service import Service
 from ringfence.wire.orders import STREAM_TYPE
 
@@ -41,6 +41,29 @@ async def _read(service: Service, made: Capture) -> AsyncIterator[bytes]:
             yield piece
     finally:
         service.captures.over(made)
+
+
+async def checked(
+    pieces: AsyncIterator[bytes], check: Callable[[], None], seconds: float
+) -> AsyncIterator[bytes]:
+    """The pieces, `check` asked before each and at least every so many seconds: what it raises ends them."""
+    following: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            following = following or asyncio.ensure_future(anext(pieces))
+            done, _ = await asyncio.wait({following}, timeout=seconds)
+            check()
+            if not done:
+                continue
+            try:
+                piece = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield piece
+    finally:
+        if following is not None:
+            following.cancel()
 
 
 @get("/v1/captures")
@@ -78,8 +101,16 @@ async def bring(
         relay.finish(where, failure)
     if failure or not relay.begin(where):
         return Response({"taken": False}, status_code=200)
+
+    def check() -> None:
+        try:
+            still(request, service)
+        except Refusal as refusal:
+            relay.finish(where, str(refusal))
+            raise
+
     try:
-        await relay.take(where, request.stream())
+        await relay.take(where, checked(request.stream(), check, CHECK))
     except Damage as damage:
         relay.finish(where, f"sent what is no capture ({damage})")
     return Response({"taken": True}, status_code=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +18,10 @@ from ringfence.server.enrolment import ASK
 from ringfence.server.modes import Mode
 from ringfence.server.routes.filters import by
 from ringfence.server.service import Service
-from ringfence.wire.orders import Orders
+from ringfence.wire.orders import WAIT, Orders
+
+CHECK = 5.0
+"""Seconds between two looks whether who waits, or sends packets, may still do so."""
 
 Cluster = Annotated[str, QueryParameter(description="the node's cluster")]
 NodeName = Annotated[str, QueryParameter(description="the node")]
@@ -41,6 +45,13 @@ def of_node(request: Request[Any, Any, Any], cluster: str, node: str) -> None:
         raise Refusal(f"orders of another node than {who.node}", node[:60], ASK)
 
 
+def still(request: Request[Any, Any, Any], service: Service) -> None:
+    """Raise Refusal where the certificate that a request began with is no longer good: some requests last."""
+    who = speaker(request.scope)
+    if who is not None:
+        service.enrolment.still(who)
+
+
 @get("/v1/agents/orders", opt={"roles": (AGENT,)})
 async def ask(
     request: Request,  # type: ignore[type-arg]
@@ -51,7 +62,13 @@ async def ask(
 ) -> Orders:
     """What is desired of a node: answered as soon as its generation is not `after`, at the latest after 25 s."""
     of_node(request, cluster, node)
-    return await service.orders.wait(cluster, node, after)
+    ends = time.monotonic() + WAIT
+    while True:
+        left = ends - time.monotonic()
+        told = await service.orders.wait(cluster, node, after, min(CHECK, left))
+        still(request, service)
+        if told.generation != after or left <= CHECK or service.orders.closed:
+            return told
 
 
 @get("/v1/orders")
