@@ -18,24 +18,31 @@ from ringfence.cli.recording import Posts, shipped, write
 from ringfence.cli.stack import Stack
 from ringfence.lab import cluster
 from ringfence.lab.settings import LabSettings
+from ringfence.wire.orders import PATIENCE, WAIT
 
 
 def forwarder(target: str, posts: Posts) -> ThreadingHTTPServer:
-    """A server on loopback that passes posts on to `target` and keeps what was accepted."""
+    """A server on loopback that passes everything on to `target` and keeps the posts that were accepted.
+
+    The rest is agents' questions for orders and the connector's checkpoint: nothing that a replay needs.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            request = urllib.request.Request(target + self.path, body, dict(self.headers))
+        def forward(self) -> None:
+            length = self.headers["Content-Length"]
+            body = self.rfile.read(int(length)) if length else None
+            request = urllib.request.Request(
+                target + self.path, body, dict(self.headers), method=self.command
+            )
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=WAIT + PATIENCE) as answer:
                     status, text = answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 status, text = error.code, error.read()
-            if status == 200:
+            if status == 200 and self.command == "POST" and body is not None:
                 with lock:
                     posts.append((self.path, body))
             self.send_response(status)
@@ -43,6 +50,8 @@ def forwarder(target: str, posts: Posts) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        do_POST = do_PUT = do_GET = do_DELETE = forward
 
         def log_message(self, *_: object) -> None:
             pass
