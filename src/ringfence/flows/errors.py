@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.taps import Sides
 from ringfence.model.columns import FLAG_UNREACHABLE, Drop, Table
 
 Mask = NDArray[np.bool_]
 _OTHERS = np.uint16(0xFFFF ^ FLAG_UNREACHABLE)
 
 
-def quoted_only(taps: Table, conversations: Table) -> Mask:
+def quoted_only(taps: Sides, conversations: Table) -> Mask:
     """Rows of `taps` (flows.taps.SIDE) that no packet made, only an error's word, of conversations nobody has seen.
 
     Anybody can send an error that quotes a packet which never was.
@@ -23,7 +24,7 @@ def quoted_only(taps: Table, conversations: Table) -> Mask:
     return np.asarray(silent & ~known, np.bool_)
 
 
-def mark_unreachable(rows: Table, taps: Table, group: NDArray[np.int64]) -> None:
+def mark_unreachable(rows: Table, taps: Sides, group: NDArray[np.int64]) -> None:
     """Set `drop` of the sightings one of whose taps saw an error, and take the mark out of their flags.
 
     `group` is the row of each of `taps`.

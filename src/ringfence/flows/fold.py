@@ -19,7 +19,7 @@ from ringfence.flows.holders import Ends, divided, held_by, place_taps
 from ringfence.flows.hops import hops
 from ringfence.flows.keys import is_reversed, ports_are_nobodys
 from ringfence.flows.memory import CONVERSATION, forget
-from ringfence.flows.taps import NEVER, changes, conversation_key, per_tap
+from ringfence.flows.taps import NEVER, Sides, changes, conversation_key, per_tap
 from ringfence.model.columns import (
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
@@ -90,7 +90,8 @@ def fold(
     Counters of a flow are those of its best tap: the consumer's end, else the provider's, else transit.
     """
     taps = per_tap(counts)
-    taps = taps[~quoted_only(taps, conversations)]
+    if (empty := quoted_only(taps, conversations)).any():
+        taps = taps.take(~empty)
     if not len(taps):
         nobody = np.zeros(0, np.uint64), 0, np.zeros(0, HOP)
         return Folded(structured(SIGHTING, 0), forget(conversations, window), *nobody)
@@ -108,7 +109,7 @@ def fold(
     order = np.lexsort((-_packets(taps), group * 1024 + taps["mixed"].astype(np.int64) * 4 + role))
     starts = np.flatnonzero(changes(group[order]))
     best = order[starts]
-    rows = _oriented(taps[best], by_low == 1)
+    rows = _oriented(taps.take(best), by_low == 1)
     rows["window"], rows["first_window"] = window, first_window
     rows["direction"], rows["role"] = direction, role[best]
     # Where only the provider's end is seen, the way to the consumer is not in what a tap can time.
@@ -126,7 +127,7 @@ class _Seen(NamedTuple):
     """Per-tap rows and their groups (`group` numbers `keys`, ascending, one for each part of a conversation), and the
     pods at both ends of each, 0 where not known."""
 
-    taps: Table
+    taps: Sides
     keys: U64
     group: I64
     low_pod: NDArray[np.uint32]
@@ -195,13 +196,13 @@ def _remembered(seen: _Seen, live: Table) -> tuple[Mask, I64, Mask]:
     return known, at, other
 
 
-def _any_flag(taps: Table, group: I64, groups: int) -> NDArray[np.uint16]:
+def _any_flag(taps: Sides, group: I64, groups: int) -> NDArray[np.uint16]:
     flags = np.zeros(groups, np.uint16)
     np.bitwise_or.at(flags, group, taps["low_flags"] | taps["high_flags"])
     return flags
 
 
-def _evidence(taps: Table, group: I64) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _evidence(taps: Sides, group: I64) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """What this window's packets say: SYN, then ICMP type, else the sender of the first packet (a guess)."""
     low_syn, high_syn = (_said_syn(taps, one, other) for one, other in (("low", "high"), ("high", "low")))
     icmp = (taps["protocol"] == ICMP) | (taps["protocol"] == ICMPV6)
@@ -225,14 +226,14 @@ def _first_of_best(rank: I64, first: I64, group: I64) -> I64:
     return rows[changes(group[rows])]
 
 
-def _said_syn(taps: Table, end: str, other: str) -> Mask:
+def _said_syn(taps: Sides, end: str, other: str) -> Mask:
     """`end` opened: it sent a SYN, or the other answered with SYN-ACK."""
     opened = (taps[end + "_flags"] & FLAG_SYN_ONLY) != 0
     answered = (taps[other + "_flags"] & FLAG_SYN_ACK) != 0
     return np.asarray((opened | answered) & (taps["protocol"] == TCP), np.bool_)
 
 
-def _icmp_asks(taps: Table, icmp: Mask) -> tuple[Mask, Mask]:
+def _icmp_asks(taps: Sides, icmp: Mask) -> tuple[Mask, Mask]:
     """(low end asks, high end asks). The canonical row keeps the type its first direction carried."""
     kind = taps["provider_port"] >> 8
     asks = _is_type(taps, kind, ASKS)
@@ -243,7 +244,7 @@ def _icmp_asks(taps: Table, icmp: Mask) -> tuple[Mask, Mask]:
     )
 
 
-def _is_type(taps: Table, kind: NDArray[Any], types: tuple[tuple[int, tuple[int, ...]], ...]) -> Mask:
+def _is_type(taps: Sides, kind: NDArray[Any], types: tuple[tuple[int, tuple[int, ...]], ...]) -> Mask:
     found = np.zeros(len(taps), np.bool_)
     for protocol, numbers in types:
         found |= (taps["protocol"] == protocol) & np.isin(kind, numbers)
@@ -271,12 +272,12 @@ def _hear(
 _ONE_WAY_HINT = np.dtype([*TUPLE, ("kind", "u1"), ("zone", "<u4"), ("inner", "<u8")])
 
 
-def _packets(taps: Table) -> I64:
+def _packets(taps: Sides) -> I64:
     total: I64 = (taps["low_packets"] + taps["high_packets"]).astype(np.int64)
     return total
 
 
-def _roles(taps: Table, by_low: Mask, place: Place) -> NDArray[np.uint8]:
+def _roles(taps: Sides, by_low: Mask, place: Place) -> NDArray[np.uint8]:
     """Where each tap stands for its flow (columns.Role)."""
     is_pod = place.is_pod[taps["tap"]]
     consumer_seen = np.where(by_low, taps["low_packets"], taps["high_packets"]) > 0
@@ -289,7 +290,7 @@ def _roles(taps: Table, by_low: Mask, place: Place) -> NDArray[np.uint8]:
     return np.where(is_pod, np.where(at_consumer, Role.CONSUMER, Role.PROVIDER), node).astype(np.uint8)
 
 
-def _is_local(taps: Table, side: str, place: Place) -> Mask:
+def _is_local(taps: Sides, side: str, place: Place) -> Mask:
     """Whether the address of one canonical side is the node's own."""
     found = np.zeros(len(taps), np.bool_)
     for hi, lo in zip(place.local_hi, place.local_lo, strict=True):
@@ -297,7 +298,7 @@ def _is_local(taps: Table, side: str, place: Place) -> Mask:
     return found
 
 
-def _oriented(best: Table, by_low: Mask) -> Table:
+def _oriented(best: Sides, by_low: Mask) -> Table:
     """SIGHTING rows from canonical rows, the opener as consumer."""
     rows = structured(SIGHTING, len(best))
     for name in ("protocol", "kind", "zone", "inner"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.taps import NEVER
+from ringfence.flows.taps import NEVER, Sides
 from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, UNKNOWN_U4, Drop, Kind, Table
 from ringfence.model.protocols import TCP
 
@@ -18,7 +18,7 @@ FIRST_RETRY = 1_000_000_000
 
 
 def round_trips(
-    taps: Table, by_low: NDArray[np.bool_], group: NDArray[np.int64], groups: int
+    taps: Sides, by_low: NDArray[np.bool_], group: NDArray[np.int64], groups: int
 ) -> NDArray[np.uint32]:
     """Microseconds from SYN to SYN-ACK per group of `taps` (flows.taps.SIDE), as its outermost tap saw it.
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.keys import has_one_holder
+from ringfence.flows.taps import Sides
 from ringfence.model.columns import Table
 
 U32 = NDArray[np.uint32]
@@ -42,7 +43,7 @@ class Ends(NamedTuple):
     high: I64
 
 
-def place_taps(taps: Table, is_pod: Mask) -> None:
+def place_taps(taps: Sides, is_pod: Mask) -> None:
     """Fill `end` and `spoke` of per-tap rows. `through` are those that sent on what they received."""
     low, high = taps["low_packets"] > 0, taps["high_packets"] > 0
     low_sent, high_sent = low & (taps["low_ingress"] == 1), high & (taps["high_ingress"] == 1)
@@ -53,12 +54,12 @@ def place_taps(taps: Table, is_pod: Mask) -> None:
     taps["spoke"] = np.where(at_low, low_sent, high_sent)
 
 
-def held_by(taps: Table, group: I64, groups: int) -> Ends:
+def held_by(taps: Sides, group: I64, groups: int) -> Ends:
     """Which tap holds each end of each group of taps (`group` numbers them, ascending)."""
     return Ends(*(_holder(taps, group, groups, end) for end in (LOW, HIGH)))
 
 
-def _holder(taps: Table, group: I64, groups: int, end: int) -> I64:
+def _holder(taps: Sides, group: I64, groups: int, end: int) -> I64:
     holder = np.full(groups, -1, np.int64)
     rows = np.flatnonzero(taps["end"] == end)
     if not len(rows):
@@ -75,7 +76,7 @@ def _holder(taps: Table, group: I64, groups: int, end: int) -> I64:
     return holder
 
 
-def divided(taps: Table, who: U32) -> Table:
+def divided(taps: Sides, who: U32) -> Sides:
     """The taps, those of conversations whose address changed hands with `part` and `mixed` set, sorted by key and part.
 
     `taps` are sorted by key; `who` names the pod of each tap id. A tap that saw several parts comes once for each, with
@@ -92,15 +93,16 @@ def divided(taps: Table, who: U32) -> Table:
     cuts = _cuts(taps, slots[mine], rows[mine])
     if not cuts:
         return taps
-    parts = [_parts(taps, first, end, turns) for first, (end, turns) in sorted(cuts.items())]
+    table = taps.packed()
+    parts = [_parts(table, first, end, turns) for first, (end, turns) in sorted(cuts.items())]
     left = np.ones(len(taps), np.bool_)
     for first in cuts:
         left[first : _after(taps, first)] = False
-    whole = np.concatenate([taps[left], *parts])
-    return whole[np.lexsort((whole["mixed"], whole["part"], whole["key"]))]
+    whole = np.concatenate([table[left], *parts])
+    return Sides.of(whole[np.lexsort((whole["mixed"], whole["part"], whole["key"]))])
 
 
-def _candidates(taps: Table, who: U32) -> tuple[I64, I64, I64]:
+def _candidates(taps: Sides, who: U32) -> tuple[I64, I64, I64]:
     """(twice the first row of its conversation plus end, row, holder) of taps at an end that one host holds."""
     rows = np.flatnonzero(taps["end"] != NEITHER)
     low = taps["end"][rows] == LOW
@@ -124,7 +126,7 @@ class _Turn(NamedTuple):
     last: int
 
 
-def _cuts(taps: Table, slots: I64, rows: I64) -> dict[int, tuple[int, list[_Turn]]]:
+def _cuts(taps: Sides, slots: I64, rows: I64) -> dict[int, tuple[int, list[_Turn]]]:
     """By first row of each conversation to divide: the end that changed hands (the oftener of two), and the turns."""
     found: dict[int, tuple[int, list[_Turn]]] = {}
     starts = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
@@ -138,12 +140,12 @@ def _cuts(taps: Table, slots: I64, rows: I64) -> dict[int, tuple[int, list[_Turn
     return found
 
 
-def _spoke_elsewhere(taps: Table, first: int, end: int) -> bool:
+def _spoke_elsewhere(taps: Sides, first: int, end: int) -> bool:
     """Whether any tap of the conversation saw packets of that end: then pods that only heard are not at it."""
     return bool(taps[("low", "high")[end] + "_packets"][first : _after(taps, first)].any())
 
 
-def _turns(taps: Table, rows: I64) -> list[_Turn]:
+def _turns(taps: Sides, rows: I64) -> list[_Turn]:
     """The rows in turns: each was silent before the next was heard. Those heard together are one."""
     turns: list[_Turn] = []
     for row in rows[np.lexsort((taps["tap"][rows], taps["first"][rows]))].tolist():
@@ -156,7 +158,7 @@ def _turns(taps: Table, rows: I64) -> list[_Turn]:
     return turns
 
 
-def _after(taps: Table, first: int) -> int:
+def _after(taps: Sides | Table, first: int) -> int:
     return int(np.searchsorted(taps["key"], taps["key"][first], "right"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfence.flows.taps import Sides
 from ringfence.model.columns import HOP, MAX_TAPS, Table, Way
 
 I64 = NDArray[np.int64]
@@ -17,7 +18,7 @@ MOST_MICROSECONDS = 0xFFFF_FFFF
 
 
 def hops(
-    rows: Table, taps: Table, by_low: NDArray[np.bool_], role: NDArray[np.uint8], order: I64, starts: I64
+    rows: Table, taps: Sides, by_low: NDArray[np.bool_], role: NDArray[np.uint8], order: I64, starts: I64
 ) -> Table:
     """HOP rows of the sightings `rows`, one for each tap that they name.
 
@@ -53,7 +54,7 @@ def _signed(rows: Table, name: str, row: I64) -> I64:
     return np.asarray(rows[name][row].astype(np.int64))
 
 
-def _ways(taps: Table, tap: I64, low: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _ways(taps: Sides, tap: I64, low: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The way of the consumer's packets; where there are none, the other way than the provider's."""
     seen = {end: taps[end + "_packets"][tap] > 0 for end in ("low", "high")}
     came = {end: taps[end + "_ingress"][tap] == 1 for end in ("low", "high")}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.model.columns import Table
 from ringfence.model.protocols import ICMP, ICMPV6
 
 U64 = NDArray[np.uint64]
-Columns = Table | Mapping[str, NDArray[Any]]
-"""Columns by name: a structured array, or each in one piece."""
+
+
+class Columns(Protocol):
+    """Columns by name: a structured array, or each in one piece."""
+
+    def __getitem__(self, name: str, /) -> NDArray[Any]: ...
+
 
 _C1 = np.uint64(0xFF51AFD7ED558CCD)
 _C2 = np.uint64(0xC4CEB9FE1A85EC53)

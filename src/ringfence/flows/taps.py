@@ -55,6 +55,40 @@ SIDE = np.dtype(
 NEVER = np.iinfo(np.int64).max
 
 
+class Sides:
+    """Rows of SIDE, each column in one piece: read a column at a time, packed rows would be ten times as far apart."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: dict[str, NDArray[Any]]) -> None:
+        self._columns = columns
+
+    @classmethod
+    def of(cls, table: Table) -> Sides:
+        """Those of a SIDE table."""
+        return cls({name: np.ascontiguousarray(table[name]) for name in SIDE.names or ()})
+
+    def __len__(self) -> int:
+        return len(self._columns["key"])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._columns[name]
+
+    def __setitem__(self, name: str, values: NDArray[Any]) -> None:
+        self._columns[name] = values.astype(SIDE[name], copy=False)
+
+    def take(self, rows: NDArray[Any]) -> Sides:
+        """Some rows: their numbers, or a mask."""
+        return Sides({name: column[rows] for name, column in self._columns.items()})
+
+    def packed(self) -> Table:
+        """The same as a SIDE table."""
+        table = np.zeros(len(self), SIDE)
+        for name, column in self._columns.items():
+            table[name] = column
+        return table
+
+
 WAY_BITS = np.uint64(16)
 """Of a tap's number and the way of a packet through it, in the sort below."""
 _CANONICAL = tuple(f"{end}_{part}" for end in ("consumer", "provider") for part in ("hi", "lo", "port"))
@@ -65,13 +99,13 @@ Columns = dict[str, NDArray[Any]]
 """Columns of equal length, each in one piece: a row at a time they would be ten times as far apart."""
 
 
-def per_tap(counts: Table) -> Table:
+def per_tap(counts: Table) -> Sides:
     """One row per (conversation, tap) with both directions side by side, in canonical order."""
     one_way = _summed(_canonical(counts))
     starts = np.flatnonzero(changes(one_way["key"], one_way["tap"]))
-    rows = np.zeros(len(starts), SIDE)
     if not len(starts):
-        return rows
+        return Sides.of(np.zeros(0, SIDE))
+    rows = {name: np.zeros(len(starts), SIDE[name]) for name in SIDE.names or () if name not in _OPENING}
     pair = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(one_way["key"])]))
     first = np.minimum.reduceat(one_way["first"], starts)
     opening = np.flatnonzero(one_way["first"] == first[pair])
@@ -79,16 +113,16 @@ def per_tap(counts: Table) -> Table:
     for name in _OPENING:
         rows[name] = one_way[name][opening]
     rows["first"], rows["last"] = first, np.maximum.reduceat(one_way["last"], starts)
-    rows["low_first"] = rows["high_first"] = NEVER
+    rows["low_first"][:] = rows["high_first"][:] = NEVER
     for end, mask in (("low", one_way["from_low"]), ("high", ~one_way["from_low"])):
         both = np.flatnonzero(mask)
         chosen = _busier(one_way, pair, both)
         if len(chosen) < len(both):
-            rows["through"] |= np.bincount(pair[both], minlength=len(rows)) > 1
+            rows["through"] |= np.bincount(pair[both], minlength=len(starts)) > 1
         where = pair[chosen]
         for name in ("packets", "octets", "flags", "first", "ingress", "zero_windows"):
             rows[f"{end}_{name}"][where] = one_way[name][chosen]
-    return rows
+    return Sides(rows)
 
 
 def _summed(one_way: Columns) -> Columns:
