@@ -13,7 +13,7 @@ import pytest
 
 from ringfence.capture.facts import KEY, VALUE, facts
 from ringfence.flows.facts import FACT
-from ringfence.model.columns import UNKNOWN_U4
+from ringfence.model.columns import FLAG_UNREACHABLE, UNKNOWN_U4
 
 pytestmark = pytest.mark.real
 
@@ -129,3 +129,54 @@ def test_entries_of_other_namespaces_are_left_out() -> None:
     assert found["srtt_us"].tolist() == [UNKNOWN_U4, 6]
     assert found["consumer_lo"].tolist() == [7, 7]
     assert facts(keys, values, {1}, counts_repeats=False)["retransmits"].tolist() == [UNKNOWN_U4]
+
+
+def test_without_ebpf_sequence_numbers_say_the_same(
+    lan: Any, shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring beside the same socket's own count: every 25th packet is lost behind the tap."""
+    shell(
+        f"ip netns exec {lan.far} iptables -A INPUT -p tcp --dport 5001"
+        " -m statistic --mode nth --every 25 --packet 20 -j DROP"
+    )
+
+    def refused(self: Any, on: bool) -> None:
+        self.note = "not allowed"
+
+    monkeypatch.setattr("ringfence.capture.facts.Source.switch", refused)
+    capture = lan.capture(path="packet", detailed=True)
+    sender, receiver = connected(lan)
+    with sender, receiver:
+        moved(sender, receiver, 3_000_000)
+        _, repeated = tcp_info(sender)
+        assert repeated > 0, "the oracle has something to say"
+        sender.close()
+        drained = capture.drain()
+    assert drained.losses == ()
+    told = of(capture.facts(), 5001)
+    assert told["retransmits"].tolist() == [repeated]
+    assert told["srtt_us"].tolist() == [UNKNOWN_U4]
+    assert len(capture.facts()) == 0
+    capture.commit()
+    capture.detail(False)
+    sender, receiver = connected(lan, 5003)
+    with sender, receiver:
+        moved(sender, receiver, 1000)
+    capture.drain()
+    assert len(capture.facts()) == 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_ring_marks_what_errors_quote(lan: Any, shell: Any, family: int) -> None:
+    shell(f"ip netns exec {lan.far} ip6tables -F OUTPUT")
+    capture = lan.capture(path="packet")
+    with lan.open(lan.near, family, socket.SOCK_DGRAM) as sender:
+        sender.connect((FAR if family == socket.AF_INET else "fd77::2", 9))
+        sender.settimeout(5)
+        sender.send(b"anybody?")
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(1)
+    counts = capture.drain().counts
+    (row,) = counts[counts["protocol"] == 17]
+    assert (row["packets"], row["flags"], row["dst_port"]) == (1, FLAG_UNREACHABLE, 9)
+    assert set(counts[counts["protocol"] != 17]["flags"].tolist()) <= {0}, "the error itself is not marked"

@@ -8,9 +8,11 @@ import struct
 import numpy as np
 import pytest
 
+from ringfence.capture.decode import again
 from ringfence.capture.decode.ring import BLOCK, Counter, Ports, Taps, walk
 from ringfence.capture.ring import interface_filter
 from ringfence.model.addresses import unpack
+from ringfence.model.columns import FLAG_UNREACHABLE
 
 TAPS = Taps(np.array([7, 9]), np.array([0, 1]), np.array([False, True]))
 PORTS = Ports((4789,), (6081,))
@@ -76,6 +78,63 @@ def test_a_super_packet_counts_as_its_segments(payload: int, segments: int) -> N
     buffer, starts = block(frame(ip(tcp(0x10, payload), 6), gso=1448))
     rows, _ = Counter(PORTS).count(buffer, starts, TAPS)
     assert (int(rows["packets"][0]), int(rows["octets"][0])) == (segments, payload + 40 * segments)
+
+
+def data(number: int, octets: int, **more: int) -> bytes:
+    segment = struct.pack(">HHIIBBHHH", 1000, 80, number, 1, 0x50, 0x10, 100, 0, 0) + bytes(octets)
+    return frame(ip(segment, 6), **more)
+
+
+def test_what_was_sent_again_is_told_in_detail_only() -> None:
+    """Over blocks and drains, at two taps that see the same packets, and of a super-packet each of its segments."""
+    counter = Counter(PORTS)
+    sent = [
+        data(1, 100),
+        data(101, 100),
+        data(1, 100, ifindex=9, coming=False),
+        data(101, 100, ifindex=9, coming=False),
+    ]
+
+    def drained(*frames: bytes) -> list[int]:
+        rows, _ = counter.count(*block(*frames), TAPS)
+        return counter.again(rows)["retransmits"].tolist()
+
+    assert drained(*sent, *sent) == []
+    counter.detail(True)
+    assert drained(*sent) == [0]
+    assert drained(data(1, 100), data(1, 100, ifindex=9, coming=False), data(201, 50)) == [1]
+    assert drained(data(251, 3000, gso=1000), data(251, 3000, gso=1000)) == [3]
+    assert drained(data(3251, 10)) == [0]
+    counter.detail(True)
+    assert drained(data(3251, 10)) == [1]
+    counter.detail(False)
+    assert drained(data(3251, 10)) == []
+
+
+def test_directions_followed_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "MOST", 10)
+    counter = Counter(PORTS)
+    counter.detail(True)
+    for port in range(50):
+        segment = struct.pack(">HHIIBBHHH", port + 1, 80, 1, 1, 0x50, 0x10, 100, 0, 0) + bytes(10)
+        rows, _ = counter.count(*block(frame(ip(segment, 6))), TAPS)
+        counter.again(rows)
+    assert counter._again is not None
+    assert len(counter._again._sequences._ways) == 10
+    rows, _ = counter.count(*block(frame(ip(segment, 6))), TAPS)
+    assert counter.again(rows)["retransmits"].tolist() == [1]
+
+
+@pytest.mark.parametrize(("code", "marked"), [(1, True), (4, False)])
+def test_what_an_error_quotes_is_marked_the_other_way(code: int, marked: bool) -> None:
+    asked = ip(struct.pack(">HHHH", 5000, 53, 12, 0) + b"what", 17)
+    error = frame(ip(struct.pack(">BBH4x", 3, code, 0) + asked[:28], 1), coming=True)
+    rows, lost = Counter(PORTS).count(*block(frame(asked, coming=False), error), TAPS)
+    (row,) = rows[rows["protocol"] == 17]
+    assert (row["packets"], row["ingress"]) == (1, 0)
+    assert bool(row["flags"] & FLAG_UNREACHABLE) == marked
+    assert rows[rows["protocol"] == 1]["flags"].tolist() == [0]
+    assert lost == (0, 0, 0)
 
 
 def test_what_cannot_be_read_is_counted() -> None:

@@ -122,13 +122,14 @@ def walked(rows: list[tuple[int, int, int]], limit: int) -> int:
     opened: dict[int, int] = {}
     top: int | None = None
     again = 0
+    began, start = rows[0][2], rows[0][0]
     for low, size, at in rows:
         top = low if top is None else top
         octets = set(range(low, low + size))
         if low > top:
             opened |= dict.fromkeys(range(top, low), at)
         elif low < top and not (low == top - 1 and size >= 1):
-            again += low in seen or low not in opened or at - opened[low] >= limit
+            again += low in seen or at - (began if low < start else opened[low]) >= limit
         seen |= octets
         top = max(top, low + size)
     return again
@@ -144,8 +145,7 @@ def test_any_traffic_is_what_a_plain_walk_finds(
     steps: list[tuple[int, int, int]], start: int, cuts: list[int]
 ) -> None:
     times = np.cumsum([step[2] for step in steps]).tolist()
-    # The first octet is the lowest: what came before a capture began cannot be known.
-    rows = [(0, 1, 0), *((low, size, at) for (low, size, _), at in zip(steps, times, strict=True))]
+    rows = [(low, size, at) for (low, size, _), at in zip(steps, times, strict=True)]
     whole = packets([(True, low + start, size, ACK, at) for low, size, at in rows])
     counting = Counting()
     edges = sorted({0, *cuts, len(rows)})

@@ -52,9 +52,14 @@ class Source:
         self.note: str | None = None
         """Why there is nothing to take, if there is not."""
 
+    @property
+    def on(self) -> bool:
+        """Whether it is attached."""
+        return self._map >= 0
+
     def switch(self, on: bool) -> None:
         """Attach or detach; costs the kernel nothing while off."""
-        if on == (self._map >= 0):
+        if on == self.on:
             return
         if not on:
             self.stop()
@@ -123,6 +128,11 @@ class Facts:
         """What to take from now on."""
         self._drops.switch(drops and self._wanted)
         self._tcp.switch(tcp and self._wanted)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether sockets tell what they send again."""
+        return self._tcp.on
 
     def take(self, namespaces: Collection[int]) -> Table:
         """FACT rows since the last call, of both."""

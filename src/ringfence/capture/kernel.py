@@ -110,6 +110,7 @@ class Capture:
         self._accepted = Accepted(settings.netns)
         self._openers = Openers(settings.processes)
         self._facts = Facts(settings.facts)
+        self._ring: Ring | None = None
         self._asked = Asked(settings.socket_links)
         self._asks: list[Table] = []
         self._hearing = Hearing(settings.names)
@@ -158,7 +159,7 @@ class Capture:
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
         self._asked.start()
-        self._facts.switch(drops=True, tcp=self._detailed)
+        self.detail(self._detailed)
         self._rescan()
         self._conntrack.start()
         self._notes += self._conntrack.notes + self._attached.notes
@@ -185,7 +186,7 @@ class Capture:
             self._close_maps()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = pins.lock(self._folder)
-        self._counters = self._attached = Ring(self.settings.netns, options)
+        self._counters = self._attached = self._ring = Ring(self.settings.netns, options)
         self._notes.append("names are not heard: an AF_PACKET ring copies headers only")
         self._insides = None
         self._counters.open()
@@ -322,12 +323,17 @@ class Capture:
 
     def facts(self) -> Table:
         """What the kernel told beside the packets since the last call: `flows.facts.FACT`."""
-        return self._facts.take(self._listened())
+        told = self._facts.take(self._listened())
+        return told if self._ring is None else np.concatenate([told, self._ring.facts()])
 
     def detail(self, wanted: bool) -> None:
         """Go over to detailed mode, or back: what sockets say of their own sending is taken from now on, or no more."""
         self._detailed = wanted
-        self._facts.switch(drops=self._looking_up, tcp=self._looking_up and wanted)
+        now = self._looking_up and wanted
+        self._facts.switch(drops=self._looking_up, tcp=now)
+        if self._ring is not None:
+            # Where sockets cannot be asked, sequence numbers tell what was sent again; never both, which would double it.
+            self._ring.detail(now and self.settings.facts and not self._facts.repeats)
 
     def look_up(self, wanted: bool) -> None:
         """Whether facts beyond the counts are looked up. What the kernel noted meanwhile is not told later."""
@@ -390,7 +396,7 @@ class Capture:
             self._attached.close()
         if self._counters is not None:
             self._counters.close()
-            self._counters = None
+            self._counters = self._ring = None
         locked, self._lock = self._lock >= 0, _closed(self._lock)
         if not keep and locked:
             pins.remove(self._folder)

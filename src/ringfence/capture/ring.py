@@ -24,6 +24,7 @@ from ringfence.capture.counters import Options
 from ringfence.capture.decode.links import Choice
 from ringfence.capture.decode.ring import BLOCK, Counter, Lost, Ports, Taps, add_up, walk
 from ringfence.capture.layout import STAGE_NAMES, Stage
+from ringfence.flows.facts import FACT
 from ringfence.model.batches import Loss, TapInfo
 from ringfence.model.columns import TAP_COUNT, Table
 from ringfence.model.problems import Problem
@@ -60,6 +61,7 @@ class Ring:
         self._gone: dict[int, int] = {}
         self._taps = _table(self._live)
         self._waiting: list[Table] = []
+        self._facts: list[Table] = []
         self._lost = Lost()
         self._held: tuple[Table, tuple[Loss, ...]] | None = None
         self._generation = time.clock_gettime_ns(time.CLOCK_REALTIME)
@@ -125,11 +127,22 @@ class Ring:
                 self._take()
                 table = add_up(np.concatenate(self._waiting)) if self._waiting else np.zeros(0, TAP_COUNT)
                 self._held = table, self._losses()
+                self._facts.append(self._counter.again(table))
                 self._waiting, self._lost = [], Lost()
             self._generation += 1
         if self._failure is not None:
             raise self._failure
         return (*self._held, self._generation)
+
+    def detail(self, wanted: bool) -> None:
+        """Whether segments sent again are told apart from now on."""
+        with self._lock:
+            self._counter.detail(wanted)
+
+    def facts(self) -> Table:
+        """What was sent again of what was drained since the last call (`flows.facts.FACT`)."""
+        facts, self._facts = self._facts, []
+        return np.concatenate([np.zeros(0, FACT), *facts])
 
     def commit(self) -> None:
         """The last drained counts are durable elsewhere."""

@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from ringfence.flows.keys import hash_words, tuple_hash
 from ringfence.model.columns import TUPLE, Drop, Table
 
-QUOTE = np.dtype([*TUPLE, ("depth", "u1")])
-"""A packet that an error said is unreachable: the consumer_ columns hold who sent it. ICMP: ports 0."""
+QUOTE = np.dtype(
+    [
+        *TUPLE,  # the consumer_ columns hold who sent it; ICMP: ports 0
+        ("depth", "u1"),  # tunnels around it
+        ("packet", "<i8"),  # which frame the error was in
+        ("message", "<u2"),  # ICMP: type << 8 | code, where it was quoted
+    ]
+)
+"""A packet that an error said is unreachable."""
 
 
 def mark(flows: Table, depth: NDArray[np.uint64], quotes: Table) -> None:

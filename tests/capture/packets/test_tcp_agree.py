@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import re
+import struct
 import subprocess
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from ringfence.model.addresses import texts
 from ringfence.model.columns import UNKNOWN_U4, Drop
 from ringfence.model.problems import Problem
 from ringfence.model.protocols import TCP
+from ringfence.testing import captures as c
 
 REPEATS = {
     "zeek/traces/docs/vxlan-overlapping-http-get.pcap": "inside tunnels and outside of them are two flows of ours",
@@ -265,3 +268,102 @@ def test_unreachable_conversations_are_those_quoted(shared_data: Path, name: str
     dropped = {key for key, drop in zip(keys, flows["drop"], strict=True) if drop == Drop.UNREACHABLE}
     assert dropped == quoted(capture) & set(keys)
     assert len(dropped) == there
+
+
+MS = 1_000_000
+CONVERSATIONS = 150
+
+
+class Made:
+    """A conversation to whose packets everything happens that may: lost before the tap and sent again, overtaken,
+    repeated, kept alive, without room. `frames` are `(time, frame)`."""
+
+    def __init__(self, dice: random.Random, number: int) -> None:
+        self.dice, self.now, self.at = dice, number * 1000 * MS, 1
+        self.ends, self.ports = (
+            (f"10.0.{number // 250}.{number % 250 + 1}", "10.9.9.9"),
+            (40000 + number, 443),
+        )
+        self.starts = dice.randrange(2**32), dice.randrange(2**32)
+        self.frames: list[tuple[int, bytes]] = []
+        self.missing: list[tuple[int, int]] = []
+        self.handshake()
+        for _ in range(dice.randrange(4, 30)):
+            self.step()
+        self.ending()
+
+    def say(self, at: int, octets: int = 0, flags: int = c.ACK, window: int = 1000, way: int = 1) -> None:
+        """A segment of the consumer (`way` 1) or the provider (-1), `at` octets behind its SYN."""
+        (src, dst), (sport, dport) = self.ends[::way], self.ports[::way]
+        base, back = self.starts[::way]
+        told = back + 1 if flags & c.ACK else 0
+        numbers = base + at & 0xFFFFFFFF, told & 0xFFFFFFFF
+        header = struct.pack(">HHIIBBHHH", sport, dport, *numbers, 0x50, flags, window, 0, 0)
+        self.frames.append((self.now, c.ether(c.ip(header + bytes(octets), src, dst, 6))))
+
+    def handshake(self) -> None:
+        for _ in range(self.dice.choice((1, 1, 2))):
+            self.say(0, flags=c.SYN)
+            self.now += 5 * MS
+        self.say(0, flags=c.SYN | c.ACK, way=-1)
+        self.now += 15 * MS
+        self.say(1)
+
+    def step(self) -> None:
+        self.now += self.dice.randrange(30, 60) * MS
+        octets = self.dice.randrange(2, 1400)
+        happens = self.dice.randrange(8)
+        if happens == 0:
+            self.missing.append((self.at, octets))
+        elif happens == 1:
+            self.say(self.at + octets, 100)
+            self.now += MS
+            self.say(self.at, octets)
+            octets += 100
+        else:
+            self.say(self.at, octets)
+            self.more(happens, octets)
+        self.at += octets
+        if self.missing and self.dice.random() < 0.4:
+            self.recovered()
+
+    def more(self, happens: int, octets: int) -> None:
+        if happens == 2:
+            self.now += self.dice.choice((1, 300)) * MS
+            self.say(self.at, octets)
+        elif happens == 3:
+            self.now += 900 * MS
+            self.say(self.at + octets - 1, self.dice.randrange(2))
+        elif happens == 4:
+            self.say(1, window=0, way=-1)
+
+    def recovered(self) -> None:
+        self.now += 300 * MS
+        self.say(self.at, 10)
+        self.at += 10
+        self.now += 200 * MS
+        for at, octets in self.missing:
+            self.say(at, octets)
+        self.missing = []
+
+    def ending(self) -> None:
+        for _ in range(self.dice.choice((1, 2))):
+            self.now += 300 * MS
+            self.say(self.at, flags=c.ACK | c.FIN)
+
+
+def test_made_conversations_are_read_as_tshark_reads_them(tmp_path: Path) -> None:
+    """What the given captures hardly hold: holes, keep-alives, zero windows, over the numbers' wrap too."""
+    dice = random.Random(7)
+    frames = [frame for number in range(CONVERSATIONS) for frame in Made(dice, number).frames]
+    blocks = b"".join(c.enhanced(data, 1_700_000_000_000_000 + at // 1000) for at, data in frames)
+    capture = tmp_path / "made.pcapng"
+    capture.write_bytes(c.section() + c.interface() + blocks)
+    mine, its = ours(capture), tshark(capture)
+    assert +mine.repeats == +its.repeats
+    assert +mine.shut == +its.shut
+    assert sum(mine.repeats.values()) > 2 * CONVERSATIONS
+    assert sum(mine.shut.values()) > CONVERSATIONS
+    for ends, times in mine.times.items():
+        assert times in ({20_000}, {None}), ends
+        assert times == {None} or times == its.times[ends]

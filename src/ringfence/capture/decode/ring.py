@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.capture.packets.decode import decode
+from ringfence.capture.decode.again import Again, marks
+from ringfence.capture.packets.decode import find_rows
 from ringfence.capture.packets.frames import I64, Frames, fields
+from ringfence.flows.facts import FACT
 from ringfence.flows.keys import hash_words, tuple_hash
 from ringfence.flows.packets import Packets, grouped
 from ringfence.model.columns import TAP_COUNT, TUPLE, Kind, Table, structured
@@ -98,6 +100,16 @@ class Counter:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._fragments = Fragments()
+        self._again: Again | None = None
+
+    def detail(self, wanted: bool) -> None:
+        """Whether segments sent again are told apart from now on."""
+        if wanted != (self._again is not None):
+            self._again = Again() if wanted else None
+
+    def again(self, counts: Table) -> Table:
+        """What was sent again (FACT) in `counts`, all that was counted since the last call; empty without detail."""
+        return np.zeros(0, FACT) if self._again is None else self._again.take(counts)
 
     def count(self, buffer: NDArray[np.uint8], starts: I64, taps: Taps) -> tuple[Table, Lost]:
         """`(TAP_COUNT, what was lost)` of the frames whose headers begin at `starts` in `buffer`."""
@@ -125,8 +137,9 @@ class Counter:
         captured, wire = head["snap"].astype(np.int64), head["len"].astype(np.int64)
         kind = LINK_RAW if bare else LINK_ETHERNET
         # The frame's number stands in for its time, so that each row knows its frame.
-        found = decode(Frames(buffer, at, captured, wire, index, kind))
-        assert found is not None
+        walked = find_rows(Frames(buffer, at, captured, wire, index, kind), fast=True)
+        assert walked is not None
+        found = walked.packets(index)
         outer = np.flatnonzero(found.depth == 0)
         frame = found.time[outer]
         rows = structured(TAP_COUNT, len(outer))
@@ -142,6 +155,11 @@ class Counter:
             rows["zero_windows"] = _zero_windows(rows, buffer, at[frame], link[frame], captured[frame])
         left = np.ones(len(at), np.bool_)
         left[frame] = False
+        if self._again is not None:
+            self._again.add(rows, found, outer)
+        if walked.quotes:
+            way = (head["pkttype"] != OUTGOING).astype(np.uint8)
+            rows = np.concatenate([rows, *(marks(quotes, tap, way, stamp) for quotes in walked.quotes)])
         return rows, Lost(int(left.sum()), int((wire - link)[left].sum()), missing)
 
     def _tunnels(self, rows: Table, found: Packets, outer: I64) -> int:

@@ -74,10 +74,13 @@ def _ported(
 ) -> Table:
     """The quotes that tell a conversation, with protocol, ports and the depth of the error that quotes them."""
     ported = np.isin(protocol, list(PORTS))
-    told = first & (~ported | (transport + 4 <= work.limit))
-    quotes, work, transport = quotes[told], work.take(told), transport[told]
+    there = transport + 4 <= work.limit
+    told = first & (~ported | there)
+    quotes, work, transport, there = quotes[told], work.take(told), transport[told], there[told]
     protocol, ported = protocol[told], ported[told]
-    ports = fields(buffer, np.dtype(U4), np.where(ported, transport, 0)).astype(np.uint32)
+    ports = fields(buffer, np.dtype(U4), np.where(there, transport, 0)).astype(np.uint32)
+    icmp = there & ((protocol == ICMP) | (protocol == ICMPV6))
+    quotes["message"], quotes["packet"] = np.where(icmp, ports >> 16, 0), work.packet
     quotes["consumer_port"] = np.where(ported, ports >> 16, 0)
     quotes["provider_port"] = np.where(ported, ports & 0xFFFF, 0)
     quotes["protocol"], quotes["depth"] = protocol, rows["depth"][work.row]
