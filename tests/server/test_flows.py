@@ -298,3 +298,62 @@ def test_what_was_sampled_says_so(api, now):
     told = {flow["consumer"]["port"]: flow["sample"] for flow in flows(api)}
     assert told == {41022: 8, 41023: None}
     assert {flow["sample"] for flow in api.get("/v1/flows", since="10m", fold="true")["flows"]} == {8}
+
+
+def told(window, first_window=None, role=0, srtt=None, retransmits=None, ends=(), **more):
+    """A sighting with what sockets of its node said."""
+    row = sighting(window, *ends, role=role, first_window=first_window or window, **more)
+    for name, value in (("srtt_us", srtt), ("retransmits", retransmits)):
+        if value is not None:
+            row[name] = value
+    return row
+
+
+def measured(api):
+    (flow,) = flows(api)
+    return flow["srtt_us"], flow["retransmits"]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_sockets_of_both_ends_said_is_joined(api, now, backwards, turned):
+    """Segments sent again add up, over windows and both nodes; of round trips the consumer's last one is shown."""
+    first, second = now - 6 * SECOND, now - 5 * SECOND
+    # What began before it listened the provider's node may have the wrong way round.
+    guess = {"ends": ("10.244.2.7", "10.244.1.5", (80, 41022)), "direction": Direction.GUESSED}
+    provider = [
+        told(first, role=1, srtt=90, retransmits=5, **(guess if turned else {})),
+        told(second, first, role=1, srtt=80, retransmits=0),
+    ]
+    sent = [
+        (
+            "z-consumer",
+            np.concatenate(
+                [told(first, srtt=250, retransmits=2), told(second, first, srtt=300, retransmits=1)]
+            ),
+        ),
+        ("a-provider", np.concatenate(provider)),
+        ("m-transit", told(first, role=2)),
+    ]
+    for node, rows in reversed(sent) if backwards else sent:
+        api.send(rows, (first, second), node=node)
+    assert measured(api) == (300, 2 + 1 + 5 + 0)
+
+
+def test_where_one_end_said_nothing_the_other_s_word_holds(api, now):
+    """No agent in detailed mode at the consumer: null is not zero, and the provider's own is shown."""
+    window = now - 5 * SECOND
+    api.send(told(window), (window,), node="node1")
+    assert measured(api) == (None, None)
+    api.send(told(window, role=1, srtt=90, retransmits=0), (window,), node="node2")
+    assert measured(api) == (90, 0)
+
+
+def test_what_a_node_said_of_windows_that_do_not_count_is_still_the_sockets(api, now):
+    """Counters come from one node; what its sockets sent again is each node's own."""
+    window = now - 5 * SECOND
+    api.send(told(window, role=0, srtt=250, retransmits=1), (window,), node="node1")
+    api.send(told(window, role=1, srtt=90, retransmits=4, packets=(9, 9)), (window,), node="node2")
+    (flow,) = flows(api)
+    assert counts(flow) == (6, 5)
+    assert (flow["srtt_us"], flow["retransmits"]) == (250, 5)
