@@ -12,12 +12,13 @@ import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ringfence.capture import netlink
-from ringfence.capture.decode import cgroups, conntrack, dns, openers, tls
+from ringfence.capture import facts, netlink
+from ringfence.capture.decode import asked, cgroups, conntrack, dns, openers, tls
 from ringfence.capture.decode.counts import tap_counts
 from ringfence.capture.decode.heard import LONGEST, MOST_STREAMS, Listener, Segment
 from ringfence.capture.decode.links import link
@@ -174,6 +175,80 @@ def test_cgroups() -> None:
         assert container is None or (len(container) == 64 and container in text)
         found += uid is not None
     assert found > CASES // 10
+
+
+def random_rows(dice: random.Random, *dtypes: np.dtype[Any]) -> list[Table]:
+    """Rows of tables that belong together, of any octets, many of them 0 or 0xff."""
+    count = dice.randint(1, 12)
+    pick = (0, 0, 0xFF, None)
+    return [
+        np.frombuffer(
+            bytes(
+                dice.randrange(256) if (octet := dice.choice(pick)) is None else octet
+                for _ in range(count * dtype.itemsize)
+            ),
+            dtype,
+        )
+        for dtype in dtypes
+    ]
+
+
+def test_facts_of_sockets() -> None:
+    """Each field as the C struct has it, of the namespaces asked for and no others."""
+    dice = random.Random(4)
+    for _ in range(CASES):
+        keys, values = random_rows(dice, facts.KEY, facts.VALUE)
+        wanted = {int(netns) for netns in keys["netns"][: dice.randint(0, len(keys))]}
+        rows = facts.facts(keys, values, wanted, True)
+        mine = [n for n in range(len(keys)) if int(keys["netns"][n]) in wanted]
+        assert len(rows) == len(mine)
+        for row, n in zip(rows, mine, strict=True):
+            *ends, sport, dport, _, protocol = struct.unpack("<4Q2HIB3x", keys[n].tobytes())
+            srtt, again, drops, _ = struct.unpack("<4I", values[n].tobytes())
+            swapped = [int.from_bytes(end.to_bytes(8, "little")) for end in ends]
+            names = ("consumer_hi", "consumer_lo", "provider_hi", "provider_lo")
+            assert [int(row[name]) for name in names] == swapped
+            assert int(row["consumer_port"]) == int.from_bytes(sport.to_bytes(2, "little"))
+            assert int(row["provider_port"]) == int.from_bytes(dport.to_bytes(2, "little"))
+            assert (int(row["protocol"]), int(row["retransmits"]), int(row["drops"])) == (
+                protocol,
+                again,
+                drops,
+            )
+            assert int(row["srtt_us"]) == (srtt or UNKNOWN_U4)
+
+
+def test_pairs_of_sockets() -> None:
+    dice = random.Random(4)
+    for _ in range(CASES):
+        (pairs,) = random_rows(dice, asked.PAIR)
+        seen = np.arange(len(pairs))
+        rows = asked.translations(pairs, seen)
+        assert rows["seen"].tolist() == seen.tolist()
+        for side, field in (("pre_consumer", "src"), ("pre_provider", "asked"), ("post_provider", "dst")):
+            assert np.array_equal(rows[f"{side}_hi"], pairs[field][:, 0])
+            assert np.array_equal(rows[f"{side}_lo"], pairs[field][:, 1])
+        told = asked.asks(pairs, seen, dict.fromkeys(pairs["netns"].tolist()))
+        assert len(told) == int((pairs["protocol"] == UDP).sum())
+
+
+def test_mounts_and_the_pods_folder() -> None:
+    """Of this machine's own table of mounts."""
+    mounts = [
+        Path("/proc/self/mountinfo").read_text(),
+        "29 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+    ]
+    shapes = ["0::/kubepods.slice/kubepods-pod0a1b2c3d_1111_2222_3333_444455556666.slice/x.scope\n"] * 2
+    for data, _, _ in cases([text.encode() for text in mounts], CASES):
+        text = data.decode(errors="replace")
+        for root, point in asked.cgroup_mounts(text):
+            assert root in text
+            assert point in text
+    for data, _, _ in cases([text.encode() for text in shapes], CASES):
+        folder = asked.subtree(data.decode(errors="replace"))
+        if folder is not None:
+            found = asked.folder_of(folder, [("/", "/sys/fs/cgroup")])
+            assert found is None or (found.startswith("/sys/fs/cgroup") and "/.." not in found)
 
 
 def answer(name: bytes, address: bytes) -> bytes:

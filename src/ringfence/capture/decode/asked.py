@@ -86,7 +86,7 @@ def cgroup_mounts(mountinfo: str) -> list[tuple[str, str]]:
     (proc_pid_mountinfo(5))."""
     lines = (line.partition(" - ") for line in mountinfo.splitlines())
     found = (before.split() for before, _, after in lines if after.startswith("cgroup2 "))
-    return [(fields[3], fields[4]) for fields in found]
+    return [(fields[3], fields[4]) for fields in found if len(fields) > 4]
 
 
 def folder_of(path: str, mounts: Iterable[tuple[str, str]]) -> str | None:
