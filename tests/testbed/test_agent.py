@@ -352,9 +352,10 @@ def test_hop_by_hop_every_tap_counted_the_same(
         assert len(seen) == 1
         assert None not in seen.pop()
     for leg in whole["legs"]:
-        opener = world.addresses[CASES[name].where]
-        hidden = leg["consumer"]["ip"] != opener
-        assert (leg["opened_by"] and leg["opened_by"]["ip"]) == (opener if hidden else None)
+        opener = (world.addresses[CASES[name].where], world.ports[name])
+        hidden = (leg["consumer"]["ip"], leg["consumer"]["port"]) != opener
+        told = leg["opened_by"] and (leg["opened_by"]["ip"], leg["opened_by"]["port"])
+        assert told == (opener if hidden else None)
 
 
 def test_ends_have_the_names_that_kubernetes_gave(world: World, connections: list[dict[str, Any]]) -> None:

@@ -1,0 +1,167 @@
+"""The hooks at sockets in the kernel: where they stand among others, what they tell, what they could not, and that nothing
+of them is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringfence.capture import bpf
+from ringfence.capture.asked import HOOKS, Asked
+from ringfence.capture.build import compile_program
+from ringfence.capture.decode.asked import PAIR, TIMES
+from ringfence.capture.taps import namespace_inode
+from ringfence.lab import kernel
+from ringfence.model.addresses import unpack
+from ringfence.model.batches import Loss
+
+pytestmark = pytest.mark.real
+
+UID, CONTAINER = "1b3a9c2e-0000-4444-8888-123456789abc", "3f" * 32
+EFFECTIVE = 1
+"""BPF_F_QUERY_EFFECTIVE: those of cgroups above as well, in the order in which they run."""
+SENDS = """
+import socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+if int(sys.argv[1]):
+    one.bind(("", int(sys.argv[1])))
+for address in sys.argv[2:]:
+    one.sendto(b"x", (address, 53))
+"""
+
+
+class Pod:
+    """A pod's cgroup and network namespace, and a process that stays in both."""
+
+    def __init__(self, lan: Any) -> None:
+        self.netns = lan.near
+        self.inode = namespace_inode(Path("/run/netns") / lan.near)
+        self.top = f"ringfence-hooks{os.getpid()}"
+        root = kernel.cgroup_roots()[0]
+        kernel.make_cgroup(f"{self.top}/kubepods/pod{UID}/{CONTAINER}")
+        self.above, self.beside = root / self.top, root / self.top / "kubepods"
+        self.below = self.beside / f"pod{UID}"
+        self.stays = subprocess.Popen(self.command("sleep", "100"))
+        # Until it is in its place.
+        while str(CONTAINER) not in Path(f"/proc/{self.stays.pid}/cgroup").read_text():
+            assert self.stays.poll() is None
+
+    def command(self, *argv: str) -> list[str]:
+        procs = self.below / CONTAINER / "cgroup.procs"
+        entered = ["nsenter", f"--net=/run/netns/{self.netns}", *argv]
+        script = f'echo $$ > {procs} && exec "$@"'
+        return ["sh", "-c", script, "sh", *entered]
+
+    def sends(self, *addresses: str, bind: int = 0) -> None:
+        subprocess.run(self.command(sys.executable, "-c", SENDS, str(bind), *addresses), check=True)
+
+    def close(self) -> None:
+        self.stays.kill()
+        self.stays.wait()
+        kernel.remove_cgroups(self.top)
+
+
+@pytest.fixture
+def pod(lan) -> Iterator[Pod]:
+    made = Pod(lan)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def asked(pod) -> Iterator[Asked]:
+    one = Asked()
+    one.start()
+    one.look(0, [pod.inode])
+    assert one.notes == ()
+    yield one
+    one.stop()
+
+
+def programs(folder: Path, kind: int, flags: int = 0) -> list[str]:
+    """Names of the programs of a cgroup."""
+    fd = os.open(folder, os.O_RDONLY)
+    numbers = np.zeros(16, "<u4")
+    attr = bpf._QueryAttr(fd, kind, flags, prog_ids=numbers.ctypes.data, count=len(numbers))
+    bpf.call(bpf.PROG_QUERY, attr)
+    os.close(fd)
+    return [bpf.program_name(int(number)) for number in numbers[: attr.count]]
+
+
+def test_they_run_first_wherever_others_are_and_end_with_the_agent(pod, tmp_path):
+    source = Path(__file__).parents[1] / "real" / "balancer.bpf.c"
+    # The same program under another name, to tell it from ours.
+    (tmp_path / "other.bpf.c").write_text(source.read_text().replace("int connect4(", "int other4("))
+    compile_program(tmp_path / "other.bpf.c", tmp_path / "other.o")
+    other = bpf.Object((tmp_path / "other.o").read_bytes(), "other")
+    other.load()
+    program, links = other.program("other4"), []
+    for folder in (pod.above, pod.beside, pod.below):
+        cgroup = os.open(folder, os.O_RDONLY)
+        links.append(bpf.attach_cgroup(program, cgroup, HOOKS["connect4"], (0,)))
+        os.close(cgroup)
+    one = Asked()
+    one.start()
+    one.look(0, [pod.inode])
+    assert programs(pod.below, HOOKS["connect4"], EFFECTIVE) == ["connect4", "other4", "other4", "other4"]
+    assert programs(pod.above, HOOKS["connect4"]) == ["other4"]
+    one.stop()
+    for kind in HOOKS.values():
+        assert [name for name in programs(pod.beside, kind) if name != "other4"] == []
+    for fd in (*links, program):
+        os.close(fd)
+    other.close()
+
+
+def test_datagrams_tell_what_was_asked_of_sockets_whose_port_the_kernel_chose(pod, asked):
+    pod.sends("10.77.0.2", "10.77.0.9", "10.77.0.2")
+    pod.sends("10.77.0.2", bind=5353)
+    found = asked.read({pod.inode: UID}).asks
+    assert {unpack(row["hi"], row["lo"]) for row in found} == {"10.77.0.2", "10.77.0.9"}
+    assert set(found["to"].tolist()) == {53}
+    assert len(set(found["port"].tolist())) == 1
+    assert 5353 not in found["port"]
+    assert len(asked.read({pod.inode: UID}).asks) == 0
+
+
+def test_other_namespaces_are_not_ours(pod, asked):
+    pod.sends("10.77.0.2")
+    assert len(asked.read({pod.inode + 1: "x"}).asks) == 0
+
+
+def test_what_found_no_room_is_counted(pod, monkeypatch):
+    load = bpf.Object.load
+    monkeypatch.setattr(bpf.Object, "load", lambda self: (self.set_entries("pairs", 2), load(self))[1])
+    one = Asked()
+    one.start()
+    one.look(0, [pod.inode])
+    pod.sends(*(f"10.77.0.{number}" for number in range(2, 7)))
+    heard = one.read({pod.inode: UID})
+    one.stop()
+    assert len(heard.asks) == 2
+    assert heard.losses == (Loss("socket-links-lost", events=3),)
+
+
+def test_a_cgroup_that_goes_takes_its_hooks_along(pod, asked):
+    assert list(asked._hooks) == [str(pod.beside)]
+    pod.close()
+    asked.look(0, [])
+    assert asked._hooks == {}
+    pod.stays = subprocess.Popen(["sleep", "0"])
+
+
+def test_the_sizes_are_the_kernels(asked):
+    """Of the map's keys and values (struct bpf_map_info): a map of other sizes would be read past its end."""
+    import ctypes
+
+    info = ctypes.create_string_buffer(88)
+    bpf.call(bpf.OBJ_GET_INFO, bpf._InfoAttr(asked._pairs, len(info), ctypes.addressof(info)))
+    words = np.frombuffer(info.raw, "<u4")
+    assert (int(words[2]), int(words[3])) == (PAIR.itemsize, TIMES.itemsize)
