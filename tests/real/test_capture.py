@@ -66,8 +66,14 @@ def world(watch) -> Iterator[object]:
     if not shutil.which("tshark"):
         pytest.skip("no tshark here")
     pods = (("a", "node1"), ("b", "node1"), ("c", "node2"))
+
+    def prepare(lab) -> None:
+        for name, node in pods:
+            lab.add_pod("cap", name, node=node)
+        lab.add_pod("hosts", "host", node="node1", host_network=True)
+
     world = watch(
-        lambda lab: [lab.add_pod("cap", name, node=node) for name, node in pods],
+        prepare,
         overlay="routed",
         traffic=False,
         probes=False,
@@ -179,6 +185,44 @@ def test_a_pipe_gets_packets_while_it_runs(world):
     with run.process.stderr as said:
         assert said.read() == b""
     assert run.process.wait(timeout=20) == 0
+
+
+def test_tshark_reads_a_pipe_and_its_end_ends_the_capture(world):
+    """Also where no further packet comes to find the pipe broken."""
+    lab = world.lab
+    run = Run(world, "cap/a", "cap/c", "--filter", "icmp", stdout=subprocess.PIPE)
+    reader = subprocess.Popen(
+        ["tshark", "-n", "-i", "-", "-c", "8", "-T", "fields", "-e", "frame.interface_name"],
+        stdin=run.process.stdout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    run.process.stdout.close()
+    until(lambda: sockets(lab) == 2)
+    ping(lab, "a", "c", 2)
+    assert sorted(reader.communicate(timeout=30)[0].split()) == [b"cap/a"] * 4 + [b"cap/c"] * 4
+    with run.process.stderr as said:
+        assert said.read() == b""
+    assert run.process.wait(timeout=20) == 0
+
+
+def test_a_pod_on_the_host_network_is_its_node_s_uplinks(world, tmp_path):
+    """Beside what tcpdump on the node's uplink counts, and the file says what it holds."""
+    lab, file, theirs = world.lab, tmp_path / "host.pcapng", tmp_path / "theirs.pcap"
+    run = Run(world, "hosts/host", "-w", str(file), "--filter", "icmp")
+    until(lambda: sockets(lab) >= 1)
+    taken = sockets(lab)
+    argv = ["tcpdump", "-U", "-n", "-i", "eth0", "-c", "12", "-w", str(theirs), "icmp"]
+    beside = subprocess.Popen(lab.command(lab.nodes[0], argv), stderr=subprocess.DEVNULL)
+    until(lambda: sockets(lab) == taken + 1 and theirs.exists())
+    address = lab.pod("c", "cap").addresses[0]
+    assert lab.exec(lab.nodes[0], ["ping", "-c", "6", "-i", "0.1", address]).returncode == 0
+    assert beside.wait(20) == 0
+    run.end()
+    fields = ("ip.src", "ip.dst", "icmp.type", "icmp.seq")
+    assert sorted(ask(file, *fields)) == sorted(ask(theirs, *fields))
+    shown = subprocess.run(["capinfos", str(file)], capture_output=True, text=True, check=True).stdout
+    assert "host network: everything of its node that crosses an uplink" in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

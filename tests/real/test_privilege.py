@@ -259,6 +259,44 @@ def test_under_the_shipped_seccomp_profile_it_sees_the_same(node: Node, path: st
     assert "not read" not in run.notes
 
 
+def packets(node: Node, given: list[str], file: Path, confine: bool = False) -> tuple[int, str]:
+    """How a capture of one pod ended that held these capabilities, and what it said."""
+    pod = next(one for one in node.lab.pods if one.node == "node1" and not one.host_network)
+    bounding = "-all" + "".join(f",+{name.lower()}" for name in given)
+    argv = [
+        "nsenter",
+        f"--net=/run/netns/{node.netns}",
+        "setpriv",
+        f"--bounding-set={bounding}",
+        "--no-new-privs",
+    ]
+    if confine:
+        argv += [sys.executable, "-c", CONFINED, ",".join(map(str, numbers()))]
+    argv += [sys.executable, "-m", "ringfence", "capture", "--local", pod.uid, "-w", str(file)]
+    argv += ["--filter", "ip or ip6 or arp", "--limit-packets", "3", "--duration", "30s"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_capture_of_packets_needs_net_raw_alone(node: Node, tmp_path: Path) -> None:
+    code, said = packets(node, list(CAPABILITIES["packets"]), tmp_path / "x.pcapng")
+    assert code == 0, said
+    assert ": 3 packets, " in said
+    code, said = packets(node, [], tmp_path / "y.pcapng")
+    assert code == 2
+    assert "CAP_NET_RAW is missing" in said
+    assert not (tmp_path / "y.pcapng").exists()
+
+
+@pytest.mark.skipif(
+    not CALLS.exists(), reason="needs the numbers of system calls of linux-libc-dev on x86-64"
+)
+def test_a_capture_of_packets_under_the_shipped_seccomp_profile(node: Node, tmp_path: Path) -> None:
+    code, said = packets(node, list(CAPABILITIES["packets"]), tmp_path / "x.pcapng", confine=True)
+    assert code == 0, said
+    assert ": 3 packets, " in said
+
+
 @pytest.mark.skipif(
     not CALLS.exists(), reason="needs the numbers of system calls of linux-libc-dev on x86-64"
 )

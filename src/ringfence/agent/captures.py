@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ringfence.capture import netlink, taps
+from ringfence.capture import netlink, privilege, taps
 from ringfence.capture.decode.links import Choice
 from ringfence.capture.stream import pcapng
 from ringfence.capture.stream.compile import compiled
@@ -168,20 +168,7 @@ class Running:
         order = self._order
         if self._too_many:
             raise Problem(f"{MOST} captures run on this node already", self._node, "end one of them")
-        places = find(order.targets, order.snaplen, order.filter, self._netns, self._node)
-        links = {place.interface.link for place in places} if order.filter else set()
-        filters = {link: compiled(order.filter, link) for link in links}
-        opened: list[tuple[Tap, Place]] = []
-        for place in places:
-            try:
-                instructions = filters.get(place.interface.link, b"")
-                opened.append((Tap(place.path, place.ifindex, instructions, order.snaplen), place))
-            except OSError as error:
-                for tap, _ in opened:
-                    tap.close()
-                fix = "the agent needs CAP_NET_RAW, and the pod must still be there"
-                raise Problem(f"cannot capture ({error.strerror})", place.interface.name, fix) from None
-        return opened
+        return opened(order.targets, order.snaplen, order.filter, self._netns, self._node)
 
     def _tell(self, failure: str) -> None:
         self._log(f"capture {self._order.id}: {failure}")
@@ -198,12 +185,7 @@ class Running:
         self._until_end(opened, delivered, started)
         for number, (tap, place) in enumerate(opened):
             self._pass(number, place, tap.finish(), delivered)
-        blocks = []
-        for number, (tap, _) in enumerate(opened):
-            accepted, dropped = tap.counts()
-            told = Statistics(started, self._clock(), accepted, dropped, delivered[number])
-            blocks.append(pcapng.statistics(number, told))
-        line.send(b"".join(blocks))
+        line.send(counted([tap for tap, _ in opened], delivered, started, self._clock()))
         line.end()
         self._log(f"capture {self._order.id} of {names} ended: {self._sent} packets")
 
@@ -225,15 +207,44 @@ class Running:
                 return
 
     def _pass(self, number: int, place: Place, found: list[Packet], delivered: list[int]) -> None:
-        out, back = place.outgoing, INBOUND if place.outgoing == OUTBOUND else OUTBOUND
-        self._line.send(
-            b"".join(
-                pcapng.packet(number, one.time, one.data, one.length, out if one.outgoing else back)
-                for one in found
-            )
-        )
+        self._line.send(blocks(number, place, found))
         delivered[number] += len(found)
         self._sent += len(found)
+
+
+def opened(
+    targets: Iterable[Target], snaplen: int, filter_: str, netns: str | None, node: str
+) -> list[tuple[Tap, Place]]:
+    """A socket at each place of what is asked for, or none at all. Raises Problem."""
+    places = find(targets, snaplen, filter_, netns, node)
+    links = {place.interface.link for place in places} if filter_ else set()
+    filters = {link: compiled(filter_, link) for link in links}
+    made: list[tuple[Tap, Place]] = []
+    for place in places:
+        try:
+            instructions = filters.get(place.interface.link, b"")
+            made.append((Tap(place.path, place.ifindex, instructions, snaplen), place))
+        except OSError as error:
+            for tap, _ in made:
+                tap.close()
+            fix = "give CAP_NET_RAW (inside pods CAP_SYS_ADMIN too); the pod must still be there"
+            reason = privilege.why(error, "NET_RAW")
+            raise Problem(f"cannot capture ({reason})", place.interface.name, fix) from None
+    return made
+
+
+def blocks(number: int, place: Place, found: list[Packet]) -> bytes:
+    """Packet blocks of what a tap took."""
+    out, back = place.outgoing, INBOUND if place.outgoing == OUTBOUND else OUTBOUND
+    return b"".join(
+        pcapng.packet(number, one.time, one.data, one.length, out if one.outgoing else back) for one in found
+    )
+
+
+def counted(taps_: list[Tap], delivered: list[int], started: int, now: int) -> bytes:
+    """The statistics block of each tap, once it takes no more. Times in UTC ns."""
+    told = [Statistics(started, now, *tap.counts(), delivered[number]) for number, tap in enumerate(taps_)]
+    return b"".join(pcapng.statistics(number, each) for number, each in enumerate(told))
 
 
 def find(targets: Iterable[Target], snaplen: int, filter_: str, netns: str | None, node: str) -> list[Place]:

@@ -38,6 +38,13 @@ def command(
         str | None, typer.Option(help="Begin a new file at this size (100M, 1G) or after this time (5m, 1h).")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="Cluster of the pods, where there are several.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="On this node, without server and agent; needs CAP_NET_RAW.")
+    ] = False,
+    netns: Annotated[
+        Path | None,
+        typer.Option(help="With --local: the node's network namespace, if not this process' own."),
+    ] = None,
     output: Annotated[
         Output, typer.Option("-o", "--output", help="How to print the summary.")
     ] = Output.table,
@@ -56,11 +63,12 @@ def command(
     `ringfence capture --where 'labels["app"] == "web"' | wireshark -k -i -`
 
     `ringfence capture node/node1 -w n.pcapng --rotate 100M --limit-packets 100000`
+
+    On a node itself, as root: `ringfence capture --local shop/carts-0 | tcpdump -nr -`
     """
     from ringfence.cli.capturing import Sink, run
 
-    if not pods and where is None:
-        raise Problem("nothing to capture", "POD", "name a pod, node/NAME, or give --where")
+    _check(pods, where, cluster, local, netns)
     named = tuple(pods or ())
     wish = {
         "pods": tuple(name for name in named if not name.startswith("node/")),
@@ -73,7 +81,24 @@ def command(
         "packets": limit_packets,
         "octets": _octets(limit_octets, "--limit-octets"),
     }
-    run(Client(server, token), wish, Sink(write, *_rotation(rotate, write)), output)
+    sink = Sink(write, *_rotation(rotate, write))
+    if local:
+        from ringfence.cli.capturing_local import run as run_here
+
+        run_here(wish, None if netns is None else str(netns), sink, output)
+    else:
+        run(Client(server, token), wish, sink, output)
+
+
+def _check(
+    pods: list[str] | None, where: str | None, cluster: str | None, local: bool, netns: Path | None
+) -> None:
+    if not pods and where is None:
+        raise Problem("nothing to capture", "POD", "name a pod, node/NAME, or give --where")
+    if local and (where is not None or cluster is not None):
+        raise Problem("a node by itself knows no inventory", "--where, --cluster", "leave out --local")
+    if netns is not None and not local:
+        raise Problem("a namespace without --local", "--netns", "add --local, or leave it out")
 
 
 def _rotation(text: str | None, write: str) -> tuple[int, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import signal
 import sys
 import threading
@@ -50,6 +51,11 @@ class Sink:
             self._put(octets)
         if self._open is not None:
             self._put(b"", flush=True)
+
+    @property
+    def pipe(self) -> int | None:
+        """The descriptor of standard output, where packets go there; None else."""
+        return sys.stdout.fileno() if self._write == "-" else None
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -126,6 +132,8 @@ def run(client: Client, wish: dict[str, Any], sink: Sink, output: Output) -> Non
     answer = client.stream("/v1/captures", wish)
     id_ = answer.headers.get(ID_HEADER, "")
     _end_by_signal(client, id_)
+    if sink.pipe is not None:
+        _end_with_reader(client, id_, sink.pipe)
     summary = Summary()
     try:
         whole = _copy(answer, sink, summary)
@@ -140,7 +148,7 @@ def run(client: Client, wish: dict[str, Any], sink: Sink, output: Output) -> Non
     notes = client.get(f"/v1/captures/{part(id_)}")["notes"] if whole else ["the server went away"]
     if not summary.any:
         raise Problem("nothing was captured", "; ".join(notes) or "no agent began", "see the agents' logs")
-    _say(summary.rows(), notes, sink.names, output)
+    say(summary.rows(), notes, sink.names, output)
     if not whole:
         raise Problem("the server went away", "the capture", "what was written until then is whole")
 
@@ -166,20 +174,33 @@ def _copy(answer: http.client.HTTPResponse, sink: Sink, summary: Summary) -> boo
 def _end_by_signal(client: Client, id_: str) -> None:
     """The first Ctrl-C asks for the end, and the counts still come; the second leaves at once."""
 
-    def ask() -> None:
-        with suppress(Problem):
-            client.delete(f"/v1/captures/{part(id_)}")
-
     def heard(number: int, _: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=ask, daemon=True).start()
+        threading.Thread(target=_ask_for_the_end, args=(client, id_), daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, heard)
 
 
-def _say(rows: list[dict[str, Any]], notes: list[str], files: list[str], output: Output) -> None:
+def _end_with_reader(client: Client, id_: str, pipe: int) -> None:
+    """A reader that has had enough ends the capture at once, not with the next packet."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(pipe, 0)  # nothing but POLLERR: the other end is closed
+        if any(event & select.POLLERR for _, event in poll.poll()):
+            _ask_for_the_end(client, id_)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ask_for_the_end(client: Client, id_: str) -> None:
+    with suppress(Problem):
+        client.delete(f"/v1/captures/{part(id_)}")
+
+
+def say(rows: list[dict[str, Any]], notes: list[str], files: list[str], output: Output) -> None:
     """The summary: on stdout when files hold the packets and a format was asked for; else on stderr, in words."""
     if output is not Output.table and files:
         emit({"interfaces": rows, "files": files, "notes": notes}, output)

@@ -24,7 +24,7 @@ from ringfence.server.orders import Book as OrderBook
 from ringfence.server.orders import Node
 from ringfence.server.refusals import NotFound
 from ringfence.server.relay import Relay
-from ringfence.wire.orders import FULL, CaptureOrder, Target
+from ringfence.wire.orders import FULL, LEAST, SHARED, CaptureOrder, Target
 
 log = logging.getLogger("ringfence.capture")
 
@@ -34,14 +34,12 @@ MOST_TARGETS = 64
 """Pods and nodes of one capture."""
 LONGEST = 7 * 86_400
 """Seconds of one capture."""
-LEAST_SNAPLEN = 14
 TO_READ = 15.0
 """Seconds within which somebody must begin to read."""
 REMEMBERED = 64
 """Captures that ended and can still be shown."""
 MIRROR = "kubernetes.io/config.hash"
 """What a static pod's cgroup is named by; the UID of its object in the API is another."""
-SHARED = "host network: everything of its node that crosses an uplink, of whichever process"
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -255,8 +253,8 @@ def _only(found: list[_T], what: str, names: list[str]) -> _T:
 def _check(wish: Wish) -> None:
     if not (wish.pods or wish.nodes or wish.where is not None):
         raise Problem("nothing to capture", "pods, nodes, where", "name a pod, a node or a filter")
-    if not LEAST_SNAPLEN <= wish.snaplen <= FULL:
-        raise Problem(f"{wish.snaplen} octets of a packet", "snaplen", f"use {LEAST_SNAPLEN} to {FULL}")
+    if not LEAST <= wish.snaplen <= FULL:
+        raise Problem(f"{wish.snaplen} octets of a packet", "snaplen", f"use {LEAST} to {FULL}")
     if not 0 <= wish.seconds <= LONGEST:
         raise Problem(f"{wish.seconds:g} s", "seconds", f"use up to {LONGEST}")
     # So that a slip of the pen is told before anybody is asked; agents compile it again for their links.

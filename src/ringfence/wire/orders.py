@@ -26,6 +26,10 @@ PATIENCE = 10.0
 MAX_ANSWER = 4 << 20
 FULL = 262_144
 """Octets of a packet that are kept when nothing else is asked for."""
+LEAST = 14
+"""The same, at least: an Ethernet header."""
+SHARED = "host network: everything of its node that crosses an uplink, of whichever process"
+"""What the file says of a pod that has no network of its own."""
 STREAM_TYPE = "application/x-pcapng"
 
 
