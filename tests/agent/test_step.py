@@ -326,7 +326,7 @@ def said(*, asker=POD, tap=0, address=DB, ttl=30, text="db.example", time=10 * S
     messages["consumer_port"], messages["provider_port"], messages["protocol"] = port, 53, 17
     messages["response"], messages["time"] = (0, 1), (time, time + 2_000_000)
     answers["address_hi"], answers["address_lo"] = pack(address)
-    answers["ttl"] = ttl
+    answers["ttl"], answers["message"] = ttl, 1
     return Heard(messages, answers, names=(text,))
 
 
@@ -397,12 +397,44 @@ def test_time_to_the_answer_over_two_windows():
     rows["dst_hi"], rows["dst_lo"] = pack("10.96.0.10")
     rows["src_port"], rows["dst_port"], rows["protocol"], rows["flags"] = 5353, 53, 17, 0
     whole = said()
-    question, answer = (whole._replace(messages=whole.messages[[place]]) for place in (0, 1))
-    question = question._replace(answers=question.answers[:0])
+    question = whole._replace(messages=whole.messages[:1], answers=whole.answers[:0])
+    answer = whole._replace(messages=whole.messages[1:], answers=whole.answers.copy())
+    answer.answers["message"] = 0
     state, (keep, _) = step(start(), observed((10 * SECOND,), rows=rows)._replace(heard=question))
     assert keep.sightings["rtt_us"].tolist() == [UNKNOWN_U4]
-    _, (keep, _) = step(state, observed((11 * SECOND,), 2, rows)._replace(heard=answer))
+    state, (keep, _) = step(state, observed((11 * SECOND,), 2, rows)._replace(heard=answer))
     assert keep.sightings["rtt_us"].tolist() == [2_000]
+    later = counts()
+    later["first"], later["last"] = 12 * SECOND + 5, 12 * SECOND + 6
+    _, (keep, _) = step(state, observed((12 * SECOND,), 3, later))
+    assert named(keep)[0] == [("db.example", None)]
+
+
+def test_nobody_tells_a_pod_a_name_that_it_did_not_ask_for():
+    """A datagram from port 53 is no answer where nothing was asked, nor is a second one, nor one to another question."""
+    whole = said()
+    unasked = whole._replace(messages=whole.messages.copy())
+    unasked.messages["response"] = 1
+    another = whole._replace(messages=whole.messages.copy(), names=("db.example", "evil.example"))
+    another.messages["name"] = (0, 1)
+    other_number = whole._replace(messages=whole.messages.copy())
+    other_number.messages["number"] = (1, 2)
+    late = whole._replace(messages=whole.messages.copy())
+    late.messages["time"][1] += 31 * SECOND
+    for heard in (unasked, another, other_number, late):
+        _, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=heard))
+        assert named(keep)[0] == [("", None)]
+
+
+def test_the_first_answer_counts():
+    whole = said()
+    messages = np.concatenate([whole.messages, whole.messages[1:]])
+    messages["time"] = 10 * SECOND, 10 * SECOND + 1, 10 * SECOND + 2
+    answers = np.concatenate([whole.answers, whole.answers])
+    answers["message"], answers["name"] = (1, 2), (0, 1)
+    heard = Heard(messages, answers, names=("db.example", "evil.example"))
+    _, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=heard))
+    assert named(keep)[0] == [("db.example", None)]
 
 
 def test_names_beyond_a_batch_are_counted(monkeypatch):

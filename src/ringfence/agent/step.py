@@ -370,7 +370,7 @@ def _with_names(
         _begins(state, event, folded) & ((rows["protocol"] != TCP) | (opened != 0)),
         np.isin(folded.key, borrowed),
     )
-    dictionaries, names = name(asking, heard, place.who, state.names, event.now)
+    dictionaries, names = name(asking, heard, place.who, state.names, event.now, unasked=False)
     dictionaries, cut = fitted(rows, dictionaries, MAX_NAMES, MAX_NAME_OCTETS)
     return dictionaries, (Loss(NAMES_CUT, events=cut),) if cut else (), names
 

@@ -52,7 +52,16 @@ LEARNT = np.dtype([("key", "<u8"), ("name", "<u8"), ("since", "<i8"), ("latest",
 """One name of one address as one consumer learnt it: first, last, and until when its TTL runs."""
 GIVEN = np.dtype([("key", "<u8"), ("names", "<u8"), ("tls", "<u8"), ("last", "<i8")])
 """What a live conversation was given; `names` and `tls` are hashes, 0 for none."""
-QUESTION = np.dtype([("key", "<u8"), ("flow", "<u8"), ("time", "<i8"), ("tap", "<u4"), ("response", "u1")])
+QUESTION = np.dtype(
+    [
+        ("key", "<u8"),  # what an answer must repeat: the flow, its number, what was asked; and the tap
+        ("flow", "<u8"),
+        ("time", "<i8"),
+        ("tap", "<u4"),
+        ("response", "u1"),
+        ("message", "<u4"),  # index into `Heard.messages` of this window
+    ]
+)
 
 
 class Names(NamedTuple):
@@ -81,16 +90,19 @@ class Asking(NamedTuple):
     """Whose consumer's address was lent by source translation: who uses it learnt nothing by it."""
 
 
-def name(asking: Asking, heard: Heard, tap_who: U32, known: Names, now: int) -> tuple[Dictionaries, Names]:
+def name(
+    asking: Asking, heard: Heard, tap_who: U32, known: Names, now: int, unasked: bool = True
+) -> tuple[Dictionaries, Names]:
     """Fill `names`, `tls` and, for DNS, `rtt_us` of the flows; `tap_who` names each tap's pod (0: none).
 
-    `now` is UTC nanoseconds. Flows that began earlier keep what they were given then.
+    `now` is UTC nanoseconds. Flows that began earlier keep what they were given then. `unasked`: also answers to
+    questions that were not heard count; without, nobody tells a pod a name that does not answer what it asked.
     """
     tables = (known.learnt, known.given, known.waiting, heard.answers, heard.messages, heard.hellos)
     if not any(map(len, tables)):
         return Dictionaries((), ()), known
-    known = _learn(known, heard, tap_who, now)
-    known = _timed(asking, known, heard, tap_who, now)
+    known, asked = _timed(asking, known, heard, tap_who, now)
+    known = _learn(known, heard if unasked else _asked_for(heard, asked), tap_who, now)
     mine, texts = _names_at(asking, known)
     given, infos = _give(asking, known, mine, heard, now)
     at = _find(given["key"], asking.key)
@@ -139,6 +151,11 @@ def _consumer_key(who: U32, hi: U64, lo: U64, other_hi: U64, other_lo: U64) -> U
     by_pod = who > 0
     hi, lo = np.where(by_pod, np.uint64(0), hi), np.where(by_pod, np.uint64(0), lo)
     return hash_words(who.astype(np.uint64), hi, lo, other_hi, other_lo)
+
+
+def _asked_for(heard: Heard, asked: Mask) -> Heard:
+    """Only the answers that came with these messages."""
+    return heard._replace(answers=heard.answers[asked[heard.answers["message"]]])
 
 
 def _learn(known: Names, heard: Heard, tap_who: U32, now: int) -> Names:
@@ -321,20 +338,14 @@ def _find(keys: U64, wanted: U64) -> I64:
     return np.where(keys[at] == wanted, at, -1)
 
 
-def _timed(asking: Asking, known: Names, heard: Heard, tap_who: U32, now: int) -> Names:
-    """Fill `rtt_us` of DNS flows: from the first question to its answer. Returns the memory with what still waits."""
-    messages = heard.messages
-    fresh = np.zeros(len(messages), QUESTION)
-    fresh["flow"] = plain_key(messages)
-    fresh["key"] = hash_words(
-        fresh["flow"], messages["number"].astype(np.uint64), messages["tap"].astype(np.uint64)
-    )
-    for column in ("time", "tap", "response"):
-        fresh[column] = messages[column]
-    rows = np.concatenate([known.waiting, fresh])
+def _timed(asking: Asking, known: Names, heard: Heard, tap_who: U32, now: int) -> tuple[Names, Mask]:
+    """Fill `rtt_us` of DNS flows: from the first question to its answer. The memory with what still waits, and which
+    messages answered a question that was heard."""
+    rows = np.concatenate([known.waiting, _messages(heard)])
     rows = rows[np.lexsort((rows["response"], rows["time"], rows["key"]))]
+    asked_for = np.zeros(len(heard.messages), np.bool_)
     if not len(rows):
-        return known
+        return known, asked_for
     # A stretch is one question, asked once or again, and the answer that ends it.
     ends = rows["response"] == 1
     begins = _changes(rows["key"])
@@ -345,8 +356,26 @@ def _timed(asking: Asking, known: Names, heard: Heard, tap_who: U32, now: int) -
     took = rows["time"][last] - rows["time"][starts]
     answered = np.flatnonzero(asked & ends[last] & (took <= PATIENCE))
     _fill_times(asking, rows[starts[answered]], took[answered], tap_who)
+    asked_for[rows["message"][last[answered]]] = True
     waiting = rows[starts[asked & ~ends[last]]]
-    return known._replace(waiting=_newest(waiting[waiting["time"] + PATIENCE > now], "time"))
+    waiting = _newest(waiting[waiting["time"] + PATIENCE > now], "time")
+    return known._replace(waiting=waiting), asked_for
+
+
+def _messages(heard: Heard) -> Table:
+    """QUESTION rows of this window."""
+    messages = heard.messages
+    rows = np.zeros(len(messages), QUESTION)
+    used = distinct(messages["name"])
+    hashes = np.zeros(len(heard.names), np.uint64)
+    hashes[used] = [_hash(heard.names[index]) for index in used.tolist()]
+    rows["flow"] = plain_key(messages)
+    number, tap = (messages[column].astype(np.uint64) for column in ("number", "tap"))
+    rows["key"] = hash_words(rows["flow"], number << np.uint64(32) | tap, hashes[messages["name"]])
+    for column in ("time", "tap", "response"):
+        rows[column] = messages[column]
+    rows["message"] = np.arange(len(messages))
+    return rows
 
 
 def _fill_times(asking: Asking, asked: Table, took: I64, tap_who: U32) -> None:
