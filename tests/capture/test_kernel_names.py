@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from ringfence.capture.counters import NAMES_LOST
 from ringfence.capture.decode.heard import Limits
 from ringfence.capture.names import CROWDED, OFF, ON
+from ringfence.capture.paths import PATHS
 from ringfence.capture.ringbuf import RingBuffer
 from ringfence.flows.heard import Heard
 from ringfence.model.addresses import unpack
@@ -87,7 +89,7 @@ def heard_of(capture: Any) -> Heard:
     return heard
 
 
-@pytest.mark.parametrize("path", ["tcx", "clsact"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("family", [4, 6])
 def test_questions_and_answers(lan: Any, path: str, family: int) -> None:
     capture = lan.capture(path=path)
@@ -137,7 +139,7 @@ def greet(lan: Any, family: int, name: str, protocols: list[str]) -> int:
     return port
 
 
-@pytest.mark.parametrize("path", ["tcx", "clsact"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_tls_clients_ask_for(lan: Any, path: str, family: int) -> None:
     capture = lan.capture(path=path)
@@ -181,7 +183,7 @@ def test_dns_over_tcp_both_questions(lan: Any) -> None:
 
 
 def test_switched_off_nothing_is_told(lan: Any) -> None:
-    capture = lan.capture(names=False)
+    capture = lan.capture(names=False, path="clsact")
     assert OFF in capture.notes
     with Responder(lan, 4, "192.0.2.7"):
         ask(lan, 4, "shop.example.org")
@@ -190,12 +192,14 @@ def test_switched_off_nothing_is_told(lan: Any) -> None:
     assert len(RingBuffer(capture._counters.fd("heard"), 9).take()) == 0, "nothing waits for an heir either"
 
 
-def test_over_budget_and_within_it_again(lan: Any) -> None:
-    capture = lan.capture()
+@pytest.mark.parametrize("path", ["auto", "packet"])
+def test_over_budget_and_within_it_again(lan: Any, path: str) -> None:
+    capture = lan.capture(path=path)
     with Responder(lan, 4, "192.0.2.7"):
         for wanted, name in ((False, "unheard.example"), (True, "heard.example")):
             capture.look_up(wanted)
             ask(lan, 4, name)
+            time.sleep(0.1)  # a ring's block is read some milliseconds later
     assert heard_of(capture).names == ("heard.example",)
 
 
@@ -256,3 +260,31 @@ def test_nonsense_on_port_53_is_no_name_and_no_loss(lan: Any, tmp_path: Path) ->
     heard, losses = capture.names()
     assert drained.losses == losses == ()
     assert len(heard.answers) == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_counts_the_same_beside_names(lan: Any, path: str) -> None:
+    """Frames that come with their payload are counted as others are."""
+    capture = lan.capture(path=path)
+    with Responder(lan, 4, "192.0.2.7"):
+        for _ in range(5):
+            ask(lan, 4, "shop.example.org")
+    port = greet(lan, 4, "shop.example.org", ["h2"])
+    drained = capture.drain()
+    counts = drained.counts
+    asked = counts[(counts["protocol"] == 17) & (counts["dst_port"] == 53)]
+    assert (asked["packets"].sum(), asked["octets"].sum()) == (
+        5,
+        5 * (28 + len(question(7, "shop.example.org"))),
+    )
+    answered = counts[(counts["protocol"] == 17) & (counts["src_port"] == 53)]
+    size = len(answer(question(7, "shop.example.org"), "192.0.2.7"))
+    assert (answered["packets"].sum(), answered["octets"].sum()) == (5, 5 * (28 + size))
+    sent, received = lan.transmitted(), lan.transmitted(way="rx")
+    assert (sent[0], received[0]) == tuple(
+        int(counts[counts["ingress"] == way]["packets"].sum()) for way in (0, 1)
+    )
+    assert (sent[1], received[1]) == tuple(
+        int(counts[counts["ingress"] == way]["octets"].sum()) for way in (0, 1)
+    )
+    assert port in counts["src_port"]

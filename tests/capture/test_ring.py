@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ringfence.capture.decode import again
+from ringfence.capture.decode.filters import LONG, interface_filter
 from ringfence.capture.decode.ring import BLOCK, Counter, Ports, Taps, walk
-from ringfence.capture.ring import interface_filter
 from ringfence.model.addresses import unpack
 from ringfence.model.columns import FLAG_UNREACHABLE
 
@@ -165,20 +166,50 @@ def test_damaged_frames_never_raise() -> None:
         assert lost.unreadable <= len(frames)
 
 
-def run(program: bytes, interface: int) -> int:
-    """Classic BPF as linux/filter.h says, the four instructions that are used."""
-    at, value = 0, 0
+class Beyond(Exception):
+    """A load beyond the packet's end: the kernel drops the packet."""
+
+
+def load(packet: bytes, at: int, octets: int, interface: int) -> int:
+    """Linux' extensions: the interface, the protocol, and what is counted from the network header on."""
+    if at == 0xFFFFF008:
+        return interface
+    if at == 0xFFFFF000:
+        return int.from_bytes(packet[12:14])
+    at = at - 0xFFF00000 + 14 if at >= 0xFFF00000 else at
+    if at + octets > len(packet):
+        raise Beyond
+    return int.from_bytes(packet[at : at + octets])
+
+
+LOADS = {0x20: (4, False), 0x28: (2, False), 0x30: (1, False), 0x48: (2, True), 0x50: (1, True)}
+TESTS = {0x15: lambda a, k: a == k, 0x35: lambda a, k: a >= k, 0x45: lambda a, k: a & k}
+
+
+def run(program: bytes, interface: int, packet: bytes = bytes(60)) -> int:
+    """Classic BPF as linux/filter.h says, the instructions that are used."""
+    at, a, x, memory = 0, 0, 0, 0
     while True:
         code, yes, no, k = struct.unpack_from("=HBBI", program, 8 * at)
         at += 1
-        if code == 0x20:
-            value = interface
+        if code in LOADS:
+            octets, indexed = LOADS[code]
+            a = load(packet, k + x * indexed, octets, interface)
+        elif code in TESTS:
+            at += yes if TESTS[code](a, k) else no
         elif code == 0x06:
             return k
         elif code == 0x05:
             at += k
+        elif code == 0x01:
+            x = k
+        elif code == 0x07:
+            x = a
+        elif code == 0x02:
+            memory = a
         else:
-            at += yes if (value == k if code == 0x15 else value >= k) else no
+            computed = {0x80: len(packet), 0x0C: a + x, 0x1C: a - x, 0x54: a & k, 0x64: a << k, 0x74: a >> k}
+            a = (memory if code == 0x60 else computed[code]) & 0xFFFF_FFFF
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 300, 800])
@@ -193,3 +224,60 @@ def test_the_filter_keeps_the_interfaces_it_is_given(count: int) -> None:
 def test_more_interfaces_than_a_filter_can_tell_apart_are_all_kept() -> None:
     program = interface_filter(list(range(801)), 256)
     assert run(program, 5_000) == 256
+
+
+def ethernet(packet: bytes) -> bytes:
+    return bytes(12) + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
+
+
+def ip6(payload: bytes, protocol: int) -> bytes:
+    return struct.pack(">IHBB", 6 << 28, len(payload), protocol, 64) + bytes(32) + payload
+
+
+def udp(sport: int, dport: int, payload: bytes = bytes(20)) -> bytes:
+    return struct.pack(">HHHH", sport, dport, 8 + len(payload), 0) + payload
+
+
+NAMED = (udp(1000, 53), udp(53, 1000))
+HELLO_TCP = tcp(0x18) + b"\x16\x03\x01\0\x50\x01" + bytes(80)
+DNS_TCP = struct.pack(">HHIIBBHHH", 1000, 53, 1, 1, 0x50, 0x10, 9, 0, 0) + bytes(20)
+
+
+@pytest.mark.parametrize("wrap", [ip, ip6])
+def test_only_what_says_names_is_kept_long(wrap: Any) -> None:
+    program = interface_filter([7, 9], 256, names=True)
+    long = [wrap(one, 17) for one in NAMED] + [wrap(HELLO_TCP, 6), wrap(DNS_TCP, 6)]
+    short = [wrap(udp(1000, 5353), 17), wrap(tcp(2), 6), wrap(tcp(0x10), 6), wrap(tcp(0x10, 900), 6)]
+    short += [wrap(tcp(0x18) + b"\x16\x03\x01\0\x50\x02" + bytes(80), 6), wrap(udp(1, 53), 1)]
+    assert [run(program, 7, ethernet(one)) for one in long] == [LONG] * 4
+    assert [run(program, 7, ethernet(one)) for one in short] == [256] * 6
+    assert [run(program, 8, ethernet(one)) for one in long] == [0] * 4
+
+
+def test_what_is_behind_ip_options_and_a_later_fragment() -> None:
+    program = interface_filter([7], 256, names=True)
+    options = bytearray(ip(bytes(8) + udp(1000, 53), 17))
+    options[0] = 0x47
+    assert run(program, 7, ethernet(bytes(options))) == LONG
+    fragment = bytearray(ip(udp(1000, 53), 17))
+    fragment[7] = 9
+    assert run(program, 7, ethernet(bytes(fragment))) == 256
+
+
+def test_no_packet_is_dropped_for_being_short_or_damaged() -> None:
+    """A fixed number of cases: a load beyond the end would take a packet out of the counts."""
+    dice = random.Random(9)
+    program = interface_filter([7], 256, names=True)
+    good = [
+        ip(HELLO_TCP, 6),
+        ip6(HELLO_TCP, 6),
+        ip6(DNS_TCP, 6),
+        ip(DNS_TCP, 6),
+        *(ip(one, 17) for one in NAMED),
+    ]
+    for _ in range(3_000):
+        packet = bytearray(ethernet(dice.choice(good)))
+        for _ in range(dice.randrange(4)):
+            packet[dice.randrange(12, len(packet))] = dice.randrange(256)
+        cut = bytes(packet[: dice.randrange(14, len(packet) + 1)])
+        assert run(program, 7, cut) in (256, LONG)

@@ -82,7 +82,7 @@ def prepare(lab):
     lab.add_service("names", "shop", {"app": "c"}, [{"port": PORT, "targetPort": PORT, "protocol": "TCP"}])
 
 
-@pytest.fixture(scope="module", params=["auto", "clsact"])
+@pytest.fixture(scope="module", params=["auto", "clsact", "packet"])
 def world(request, watch):
     flags = ("--path", request.param)
     return watch(prepare, agent_flags=flags, overlay="vxlan", traffic=False, probes=False, apps=False)
@@ -168,6 +168,8 @@ def test_what_was_asked_while_the_agent_was_dead(world):
     path = next(
         note for note in world.client.get("/v1/agents")["agents"][0]["notes"] if "packets are" in note
     )
+    if "AF_PACKET" in path:
+        pytest.skip("a ring dies with the process that reads it")
     stack.kill("agent-node1", signal.SIGKILL)
     asked = lab.exec(lab.pod("b", "names"), [sys.executable, "-c", ASK, SHOP, DNS4, "1"])
     assert asked.returncode == 0, asked.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -186,8 +187,10 @@ class Capture:
             self._close_maps()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = pins.lock(self._folder)
-        self._counters = self._attached = self._ring = Ring(self.settings.netns, options)
-        self._notes.append("names are not heard: an AF_PACKET ring copies headers only")
+        lock = threading.Lock()
+        ear, notes = self._hearing.start_ring(lock)
+        self._notes += notes
+        self._counters = self._attached = self._ring = Ring(self.settings.netns, options, lock, ear)
         self._insides = None
         self._counters.open()
 

@@ -7,8 +7,10 @@ tell is a map in the kernel, so that switching off costs the packets nothing.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from ringfence.capture.ringbuf import RingBuffer
 from ringfence.flows.heard import Heard
 from ringfence.model.addresses import pack
 from ringfence.model.batches import Loss, TapInfo
+
+if TYPE_CHECKING:
+    from ringfence.capture.decode.ear import Ear
 
 LISTEN_POD, LISTEN_NODE = 1, 2
 """Where pods' questions come in, and where the node's own leave (bpf/names.h)."""
@@ -33,6 +38,7 @@ ON = (
     "names are heard of DNS on port 53 and of TLS ClientHellos, as far as they are in the clear: not of DNS over TLS,"
     " HTTPS or QUIC"
 )
+IN_RING = "of a ClientHello in several packets the AF_PACKET ring hears the first"
 OFF = "names are not heard: switched off"
 
 _PLACES = struct.Struct(">4Q2H")
@@ -52,6 +58,19 @@ class Hearing:
         self._told: dict[int, int] = {}
         self._known: set[bytes] = set()
         self._taps: Sequence[TapInfo] = ()
+        self._ear: Ear | None = None
+        self._lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+    def start_ring(self, lock: contextlib.AbstractContextManager[object]) -> tuple[Ear | None, list[str]]:
+        """Hear frames of an AF_PACKET ring instead, by the ear returned (None when switched off), which another thread
+        uses under `lock`; and notes."""
+        if not self._wanted:
+            return None, [OFF]
+        # Imported here: it brings the decoders of packet files, which no other path needs in memory.
+        from ringfence.capture.decode.ear import Ear
+
+        self._ear, self._lock = Ear(self._listener), lock
+        return self._ear, [ON, IN_RING]
 
     def start(self, counters: Counters) -> list[str]:
         """Take over the ring and what it holds. Returns notes: what is heard, or why nothing is."""
@@ -69,7 +88,10 @@ class Hearing:
 
     def listen(self, taps: Sequence[TapInfo], addresses: Sequence[str]) -> None:
         """Let these taps tell (index = tap id), and no others; `addresses` are the node's own."""
+        if self._ear is not None:
+            self._ear.ours = frozenset(pack(address) for address in addresses)
         if self._map < 0:
+            self._tell(taps)
             return
         here = {_packed(address) for address in addresses}
         for address in here - self._known:
@@ -81,6 +103,11 @@ class Hearing:
 
     def _tell(self, taps: Sequence[TapInfo]) -> None:
         self._taps = taps
+        if self._ear is not None:
+            self._ear.on = self._on
+            self._ear.pods = frozenset(tap for tap, info in enumerate(taps) if info.at == "pod")
+        if self._map < 0:
+            return
         wanted = {tap: what for tap, info in enumerate(taps) if (what := _what(info))} if self._on else {}
         for tap in self._told.keys() | wanted.keys():
             if self._told.get(tap, 0) != wanted.get(tap, 0):
@@ -89,7 +116,7 @@ class Hearing:
 
     def switch(self, on: bool) -> None:
         """Listen from now on, or no more; what was told until now is heard."""
-        self._on = on and self._ring is not None
+        self._on = on and (self._ring is not None or self._ear is not None)
         self._tell(self._taps)
 
     def collect(self) -> None:
@@ -102,8 +129,9 @@ class Hearing:
     def take(self, utc_offset: int) -> tuple[Heard, tuple[Loss, ...]]:
         """Everything told since the last call, dated by UTC minus CLOCK_MONOTONIC; and what found no room."""
         self.collect()
-        heard, crowded = self._listener.take(), self._listener.crowded
-        self._listener.crowded = 0
+        with self._lock:
+            heard, crowded = self._listener.take(), self._listener.crowded
+            self._listener.crowded = 0
         for table in (heard.messages, heard.answers, heard.hellos):
             table["time"] += utc_offset
         return heard, (Loss(CROWDED, events=crowded),) if crowded else ()

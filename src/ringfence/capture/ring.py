@@ -21,6 +21,8 @@ import numpy as np
 
 from ringfence.capture import netlink
 from ringfence.capture.counters import Options
+from ringfence.capture.decode.ear import Ear
+from ringfence.capture.decode.filters import interface_filter
 from ringfence.capture.decode.links import Choice
 from ringfence.capture.decode.ring import BLOCK, Counter, Lost, Ports, Taps, add_up, walk
 from ringfence.capture.layout import STAGE_NAMES, Stage
@@ -41,8 +43,6 @@ _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _PACKET_VNET_HDR = 5, 6, 1
 _TPACKET_V3 = 2
 _SO_ATTACH_FILTER = 26
 _ETH_P_ALL = 3
-_MOST_TESTED = 800
-"""Interfaces a filter can tell apart in its 4096 instructions; with more, all are copied and told apart here."""
 
 
 class Ring:
@@ -53,9 +53,11 @@ class Ring:
     utc_offset = 0
     """Frames come dated in UTC."""
 
-    def __init__(self, netns: str | None, options: Options) -> None:
+    def __init__(self, netns: str | None, options: Options, lock: threading.Lock, ear: Ear | None) -> None:
+        """`ear` hears names, if they are wanted; this ring's thread does so under `lock`."""
         self._netns = netns
-        self._counter = Counter(Ports(options.tunnel_ports, options.geneve_ports))
+        self._names = ear is not None
+        self._counter = Counter(Ports(options.tunnel_ports, options.geneve_ports), ear, SNAP)
         self._infos: dict[int, TapInfo] = {}
         self._live: dict[int, tuple[int, bool]] = {}  # ifindex → tap id, bare
         self._gone: dict[int, int] = {}
@@ -65,7 +67,7 @@ class Ring:
         self._lost = Lost()
         self._held: tuple[Table, tuple[Loss, ...]] | None = None
         self._generation = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        self._lock = threading.Lock()
+        self._lock = lock
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._next = 0
@@ -181,7 +183,7 @@ class Ring:
 
     def _listen(self) -> None:
         assert self._socket is not None
-        code = interface_filter(sorted(self._live), SNAP)
+        code = interface_filter(sorted(self._live), SNAP, self._names)
         instructions = ctypes.create_string_buffer(code, len(code))
         program = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
@@ -234,31 +236,6 @@ class Ring:
 def shown(name: str) -> str:
     """A name that is text: Linux lets it be almost any octets."""
     return "".join(letter if letter.isprintable() and letter != " " else "?" for letter in name)
-
-
-def interface_filter(numbers: Sequence[int], snap: int) -> bytes:
-    """A classic BPF program (linux/filter.h) that keeps `snap` octets of frames of these interfaces, sorted."""
-    if len(numbers) > _MOST_TESTED:
-        return struct.pack("=HBBI", 0x06, 0, 0, snap)
-    load = struct.pack("=HBBI", 0x20, 0, 0, 0xFFFFF008)  # A = interface (SKF_AD_IFINDEX)
-    return load + _search(list(numbers), snap)
-
-
-def _search(numbers: list[int], snap: int) -> bytes:
-    """Binary search: `A` in `numbers`."""
-    keep, drop = struct.pack("=HBBI", 0x06, 0, 0, snap), struct.pack("=HBBI", 0x06, 0, 0, 0)
-    if len(numbers) <= 1:
-        test = b"".join(struct.pack("=HBBI", 0x15, 0, 1, number) + keep for number in numbers)
-        return test + drop
-    middle = len(numbers) // 2
-    low, high = _search(numbers[:middle], snap), _search(numbers[middle:], snap)
-    # A far jump is needed where the low half is long: conditional ones reach 255 instructions.
-    return (
-        struct.pack("=HBBI", 0x35, 0, 1, numbers[middle])
-        + struct.pack("=HBBI", 0x05, 0, 0, len(low) // 8)
-        + low
-        + high
-    )
 
 
 def _table(live: dict[int, tuple[int, bool]]) -> Taps:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.capture.decode.again import Again, marks
+from ringfence.capture.decode.ear import Ear
 from ringfence.capture.packets.decode import find_rows
 from ringfence.capture.packets.frames import I64, Frames, fields
 from ringfence.flows.facts import FACT
@@ -97,8 +98,9 @@ def walk(block: memoryview, packets: int, first: int) -> list[int]:
 class Counter:
     """Counts frames; remembers first fragments between calls. Give `count` whole blocks, in their order."""
 
-    def __init__(self, ports: Ports) -> None:
-        self._ports = ports
+    def __init__(self, ports: Ports, ear: Ear | None = None, snap: int = 1 << 30) -> None:
+        """`ear` hears names in frames of which more than `snap` octets came, and in those of port 53."""
+        self._ports, self._ear, self._snap = ports, ear, snap
         self._fragments = Fragments()
         self._again: Again | None = None
 
@@ -153,6 +155,8 @@ class Counter:
         _segments(rows, buffer, starts[frame] + head["mac"][frame], link[frame], ip)
         if "zero_windows" in (TAP_COUNT.names or ()):
             rows["zero_windows"] = _zero_windows(rows, buffer, at[frame], link[frame], captured[frame])
+        if self._ear is not None:
+            self._ear.hear(Frames(buffer, at, captured, wire, stamp, kind), rows, frame, self._snap)
         left = np.ones(len(at), np.bool_)
         left[frame] = False
         if self._again is not None:

@@ -30,14 +30,14 @@ def listen(frames: Frames, rows: Rows, listener: Listener) -> None:
     if not len(wanted):
         return
     waiting: list[tuple[int, Segment]] = []
-    for frame, segment in _segments(frames, wanted):
+    for frame, segment in segments_of(frames, wanted):
         listener.hear(segment)
         if listener.waits_for(segment):
             waiting.append((frame, segment))
     for frame, begun in waiting:
         same = packet[ports == np.uint32(begun.sport << 16 | begun.dport)]
         later = np.sort(same[same > frame])[:FOLLOWING]
-        for _, segment in _segments(frames, np.setdiff1d(later, wanted)):
+        for _, segment in segments_of(frames, np.setdiff1d(later, wanted)):
             if listener.waits_for(segment):
                 listener.hear(segment)
 
@@ -60,7 +60,7 @@ def _hellos(frames: Frames) -> I64:
     return frame[(place >= 0) & (found < frames.at[frame] + frames.captured[frame])]
 
 
-def _segments(frames: Frames, wanted: I64) -> Iterator[tuple[int, Segment]]:
+def segments_of(frames: Frames, wanted: I64) -> Iterator[tuple[int, Segment]]:
     """The payloads of some frames, whole packets only or the first of their fragments."""
     part = Frames(
         frames.buffer,
