@@ -1,6 +1,6 @@
 """How fast batches become stored rows, against the engine's own insert of the same columns in the same run.
 
-    .venv/bin/python bench/ingest.py [--rows 200000] [--rounds 3]
+    .venv/bin/python bench/ingest.py [--rows 200000] [--rounds 3] [--taps 1]
 
 A: the whole path of the server without HTTP: decode and validate the bytes, settle flow ids, resolve dictionaries,
 journal (fsync), insert five tables (fsync), commit marks. B: the engine alone, inserting the rows that A made, with
@@ -18,7 +18,7 @@ import numpy as np
 
 from ringfence.flows.conversations import Conversations
 from ringfence.model.batches import BatchHeader, TapInfo
-from ringfence.model.columns import SIGHTING, TRANSLATION, Table, structured
+from ringfence.model.columns import HOP, SIGHTING, TRANSLATION, Table, structured
 from ringfence.server.app import Server, ServerSettings
 from ringfence.server.resolve import build_segment
 from ringfence.store.engine import Engine
@@ -45,19 +45,32 @@ def sightings(rows: int, window: int, seed: int) -> Table:
         table[name] = random.geometric(0.1, rows)
         table[name.replace("packets", "octets")] = table[name] * np.uint64(300)
     table["consumer_pod"] = random.integers(0, 201, rows)
-    table["taps"][:, 0] = random.integers(1, 51, rows)
     return table
 
 
-def batches(rows: int, each: int, node: str, start: int, seed: int) -> list[bytes]:
-    """`rows` rows as encoded batches of `each`."""
+def hops(table: Table, taps: int, seed: int) -> Table:
+    """What each of `taps` taps counted: the same but for one row in a hundred, some microseconds apart."""
+    random = np.random.default_rng(seed)
+    table["taps"][:, :taps] = random.integers(1, 51, (len(table), taps))
+    found = np.zeros((len(table), taps), HOP)
+    found["role"], found["way"] = table["role"][:, None], 1
+    found["after"][:, 1:] = random.integers(5, 80, (len(table), taps - 1))
+    found["before"][:, 1:] = random.integers(5, 80, (len(table), taps - 1))
+    found["consumer_packets"][::100, 1:] = 1
+    return found.ravel()
+
+
+def batches(rows: int, each: int, node: str, start: int, seed: int, count: int) -> list[bytes]:
+    """`rows` rows, each seen at `count` taps, as encoded batches of `each`."""
     taps = tuple(TapInfo(f"veth{i}", "pod", f"uid-{i}") for i in range(50))
     pods = tuple(f"uid-{i}" for i in range(200))
     made = []
     for number in range(rows // each):
         window = start + number * SECOND
         head = BatchHeader("bench", node, "e", number + 1, window, SECOND, (window,), taps=taps, pods=pods)
-        made.append(encode(head, sightings(each, window, seed + number), np.zeros(0, TRANSLATION)))
+        table = sightings(each, window, seed + number)
+        seen = hops(table, count, seed + number)
+        made.append(encode(head, table, np.zeros(0, TRANSLATION), seen))
     return made
 
 
@@ -75,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--each", type=int, default=20_000, help="rows of one batch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--taps", type=int, default=1, choices=range(1, 7), help="taps that saw each row")
     given = parser.parse_args()
     now = time.time_ns() // SECOND * SECOND - 600 * SECOND
     ours, engines, decoding = [], [], []
@@ -83,7 +97,7 @@ def main() -> None:
         server.start()
         engine: Engine = server.service._queries._engine
         for number in range(given.rounds):
-            bodies = batches(given.rows, given.each, f"node{number}", now, number * 1000)
+            bodies = batches(given.rows, given.each, f"node{number}", now, number * 1000, given.taps)
             ours.append(path(server, bodies))
             begin = time.perf_counter()
             decoded = [(decode(body), now + 300 * SECOND) for body in bodies]
@@ -94,7 +108,9 @@ def main() -> None:
             engines.append(time.perf_counter() - begin)
         server.stop()
     rate, raw = given.rows / min(ours), given.rows / min(engines)
-    print(f"rows {given.rows} in batches of {given.each}, best of {given.rounds}, interleaved")
+    print(
+        f"rows {given.rows} at {given.taps} taps in batches of {given.each}, best of {given.rounds}, interleaved"
+    )
     print(f"whole path      {rate:12,.0f} rows/s")
     print(f"engine alone    {raw:12,.0f} rows/s")
     print(f"decode alone    {given.rows / min(decoding):12,.0f} rows/s")

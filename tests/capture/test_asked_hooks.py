@@ -75,11 +75,47 @@ def pod(lan) -> Iterator[Pod]:
     made.close()
 
 
+class Other:
+    """Somebody else's programs: those of the balancer of the tests, under another name to tell them from ours."""
+
+    def __init__(self, folder: Path) -> None:
+        source = (Path(__file__).parents[1] / "real" / "balancer.bpf.c").read_text()
+        for name in HOOKS:
+            source = source.replace(f"int {name}(", f"int other_{name}(")
+        (folder / "other.bpf.c").write_text(source)
+        compile_program(folder / "other.bpf.c", folder / "other.o")
+        self.program = bpf.Object((folder / "other.o").read_bytes(), "other")
+        self.program.load()
+        self.links: list[int] = []
+
+    def attach(self, folder: Path, *names: str) -> None:
+        cgroup = os.open(folder, os.O_RDONLY)
+        for name in names:
+            program = self.program.program(f"other_{name}")
+            self.links.append(bpf.attach_cgroup(program, cgroup, HOOKS[name], (0,)))
+            os.close(program)
+        os.close(cgroup)
+
+    def close(self) -> None:
+        for fd in self.links:
+            os.close(fd)
+        self.program.close()
+
+
 @pytest.fixture
-def asked(pod) -> Iterator[Asked]:
+def other(tmp_path) -> Iterator[Other]:
+    made = Other(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def asked(pod, other) -> Iterator[Asked]:
+    """Hooks beside somebody else's."""
+    other.attach(pod.above, *HOOKS)
     one = Asked()
     one.start()
-    one.look(0, [pod.inode])
+    one.look([UID])
     assert one.notes == ()
     yield one
     one.stop()
@@ -95,29 +131,33 @@ def programs(folder: Path, kind: int, flags: int = 0) -> list[str]:
     return [bpf.program_name(int(number)) for number in numbers[: attr.count]]
 
 
-def test_they_run_first_wherever_others_are_and_end_with_the_agent(pod, tmp_path):
-    source = Path(__file__).parents[1] / "real" / "balancer.bpf.c"
-    # The same program under another name, to tell it from ours.
-    (tmp_path / "other.bpf.c").write_text(source.read_text().replace("int connect4(", "int other4("))
-    compile_program(tmp_path / "other.bpf.c", tmp_path / "other.o")
-    other = bpf.Object((tmp_path / "other.o").read_bytes(), "other")
-    other.load()
-    program, links = other.program("other4"), []
+def test_they_run_first_wherever_others_are_and_end_with_the_agent(pod, other):
     for folder in (pod.above, pod.beside, pod.below):
-        cgroup = os.open(folder, os.O_RDONLY)
-        links.append(bpf.attach_cgroup(program, cgroup, HOOKS["connect4"], (0,)))
-        os.close(cgroup)
+        other.attach(folder, "connect4")
     one = Asked()
     one.start()
-    one.look(0, [pod.inode])
-    assert programs(pod.below, HOOKS["connect4"], EFFECTIVE) == ["connect4", "other4", "other4", "other4"]
-    assert programs(pod.above, HOOKS["connect4"]) == ["other4"]
+    one.look([UID])
+    theirs = ["other_connect4"] * 3
+    assert programs(pod.below, HOOKS["connect4"], EFFECTIVE) == ["connect4", *theirs]
+    assert programs(pod.above, HOOKS["connect4"]) == theirs[:1]
     one.stop()
-    for kind in HOOKS.values():
-        assert [name for name in programs(pod.beside, kind) if name != "other4"] == []
-    for fd in (*links, program):
-        os.close(fd)
-    other.close()
+    assert programs(pod.beside, HOOKS["connect4"]) == theirs[:1]
+
+
+@pytest.mark.parametrize("where", ["above", "beside", "below"])
+def test_they_are_only_where_somebody_else_is(pod, other, where):
+    """A hook costs each send; without a balancer there is nothing to see."""
+    one = Asked()
+    one.start()
+    one.look([UID])
+    one.collect()
+    assert [programs(pod.below, kind, EFFECTIVE) for kind in HOOKS.values()] == [[]] * len(HOOKS)
+    other.attach(getattr(pod, where), "sendmsg6")
+    one.collect()
+    assert programs(pod.below, HOOKS["sendmsg6"], EFFECTIVE) == ["sendmsg6", "other_sendmsg6"]
+    assert programs(pod.below, HOOKS["connect4"], EFFECTIVE) == []
+    one.stop()
+    assert programs(pod.below, HOOKS["sendmsg6"], EFFECTIVE) == ["other_sendmsg6"]
 
 
 def test_datagrams_tell_what_was_asked_of_sockets_whose_port_the_kernel_chose(pod, asked):
@@ -136,12 +176,13 @@ def test_other_namespaces_are_not_ours(pod, asked):
     assert len(asked.read({pod.inode + 1: "x"}).asks) == 0
 
 
-def test_what_found_no_room_is_counted(pod, monkeypatch):
+def test_what_found_no_room_is_counted(pod, other, monkeypatch):
+    other.attach(pod.above, *HOOKS)
     load = bpf.Object.load
     monkeypatch.setattr(bpf.Object, "load", lambda self: (self.set_entries("pairs", 2), load(self))[1])
     one = Asked()
     one.start()
-    one.look(0, [pod.inode])
+    one.look([UID])
     pod.sends(*(f"10.77.0.{number}" for number in range(2, 7)))
     heard = one.read({pod.inode: UID})
     one.stop()
@@ -152,7 +193,7 @@ def test_what_found_no_room_is_counted(pod, monkeypatch):
 def test_a_cgroup_that_goes_takes_its_hooks_along(pod, asked):
     assert list(asked._hooks) == [str(pod.beside)]
     pod.close()
-    asked.look(0, [])
+    asked.look([])
     assert asked._hooks == {}
     pod.stays = subprocess.Popen(["sleep", "0"])
 

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +112,24 @@ class Balancer:
         self.program.close()
 
 
+def followed(folder: Path, ours: int) -> None:
+    """Wait until the agent has seen that somebody is at its pods' sockets, and has hooks of its own there."""
+    deadline = time.monotonic() + 30
+    cgroup = os.open(folder, os.O_RDONLY)
+    kinds = [HOOKS[name] for name in ("connect4", "connect6", "sendmsg4", "sendmsg6")]
+    while min(count(cgroup, kind) for kind in kinds) < ours:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.close(cgroup)
+
+
+def count(cgroup: int, kind: int) -> int:
+    """Programs attached to just this cgroup."""
+    attr = bpf._QueryAttr(cgroup, kind)
+    bpf.call(bpf.PROG_QUERY, attr)
+    return int(attr.count)
+
+
 def prepare(lab):
     for name in ("above", "beside", "below", "host"):
         lab.add_pod("sl", name, labels={"app": name}, node="node1", host_network=name == "host")
@@ -181,6 +200,7 @@ def made(request, watch, balancer) -> Made:
         pod = lab.pod(name, "sl")
         where = {"beside": beside, "below": root / pod.cgroup}.get(name, above)
         balancer.attach(str(where))
+        followed(beside, ours=1 + (where == beside))
         found[name] = {}
         for case, call in calls(lab, number).items():
             argv = [sys.executable, "-c", CLIENT, call.how, call.asked, str(call.port), str(call.bind)]

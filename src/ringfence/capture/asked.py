@@ -1,7 +1,8 @@
 """Which addresses pods asked for where a program at their sockets gave them others: `bpf/asked.bpf.c`. Optional.
 
 Its hooks are attached to the cgroup that holds the node's pods, never to the root: a node's own processes are not its
-business. There they run before any other program, whether that is attached above (as Cilium's is, to the root), below or
+business; and only where somebody else's program is at a pod's sockets, since a hook costs each send of an unconnected
+socket. There they run before any other program, whether that is attached above (as Cilium's is, to the root), below or
 beside: Linux 6.15 lets a program be ordered before those below, 6.17 before those beside; before that, those beside and
 below go first, and what they rewrite is not told. Nothing is pinned: the hooks end with this process.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,16 @@ import numpy as np
 
 from ringfence.capture import bpf
 from ringfence.capture.build import object_bytes
-from ringfence.capture.decode.asked import PAIR, TIMES, asks, cgroup_mounts, folder_of, subtree, translations
+from ringfence.capture.decode.asked import (
+    PAIR,
+    TIMES,
+    asks,
+    cgroup_mounts,
+    folder_of,
+    subtree,
+    translations,
+    unified,
+)
 from ringfence.capture.privilege import why
 from ringfence.capture.taps import pod_processes
 from ringfence.flows.asked import ASK, ASKS_LOST
@@ -61,8 +71,8 @@ class Asked:
         self._pairs = self._missed = -1
         self._lost = 0
         self._tracepoints: list[int] = []
-        self._hooks: dict[str, list[int]] = {}
-        self._known: set[str] = set()
+        self._hooks: dict[str, dict[str, int]] = {}
+        self._pods: dict[str, tuple[str, str]] = {}
         self._rows: list[Table] = []
         self._open = np.zeros(0, _ROW)
         self._next_telling = 0.0
@@ -90,56 +100,81 @@ class Asked:
                 os.close(program)
 
     def look(self, pods: Collection[str]) -> None:
-        """Attach where the processes of these pods (UIDs) run, as far as they are new."""
+        """Find where the processes of these pods (UIDs) run, as far as they are new, and attach where that is needed."""
         if self._pairs < 0:
             return
-        self._known &= set(pods)
+        self._pods = {uid: place for uid, place in self._pods.items() if uid in pods}
         for folder in [each for each in self._hooks if not os.path.isdir(each)]:
-            _close(self._hooks.pop(folder))
-        if set(pods) - self._known:
-            self._attach(set(pods))
+            _close(self._hooks.pop(folder).values())
+        if set(pods) - set(self._pods):
+            self._find(set(pods))
 
-    def _attach(self, wanted: set[str]) -> None:
+    def _find(self, wanted: set[str]) -> None:
         mounts = cgroup_mounts((self._proc / "self" / "mountinfo").read_text())
         unseen = ""
         for pid, uid in pod_processes(self._proc):
-            if uid not in wanted or uid in self._known:
+            if uid not in wanted or uid in self._pods:
                 continue
             with contextlib.suppress(OSError):  # it ended
-                path = subtree((self._proc / str(pid) / "cgroup").read_text())
-                folder = folder_of(path, mounts) if path else None
-                if folder is None:
+                text = (self._proc / str(pid) / "cgroup").read_text()
+                path, own = subtree(text), unified(text)
+                folder, lowest = (folder_of(each, mounts) if each else None for each in (path, own))
+                self._pods[uid] = (folder or "", lowest or "")
+                if not folder or not lowest:
                     unseen = "the pods' cgroups are not in a cgroup v2 tree that is mounted here"
-                elif folder not in self._hooks:
-                    unseen = self._hook(folder)
-                self._known.add(uid)
-        if unseen:
-            self.notes = (f"load balancing at sockets is not followed: {unseen}",)
+                    continue
+                if folder not in self._hooks:
+                    self._hooks[folder] = {}
+                    self._note(self._attach(folder, HOOKS))
+                    _close(self._hooks[folder].values())  # it can be done; whether it needs to be comes now
+                    self._hooks[folder] = {}
+                self._follow(folder, lowest)
+        self._note(unseen)
 
-    def _hook(self, folder: str) -> str:
-        """Attach everything to one cgroup; why not, where it cannot be."""
+    def _note(self, reason: str) -> None:
+        if reason:
+            self.notes = (f"load balancing at sockets is not followed: {reason}",)
+
+    def _follow(self, folder: str, lowest: str) -> None:
+        """Attach to `folder` what somebody else has attached to this pod's cgroup (`lowest`) or one above it."""
+        attached = self._hooks.get(folder, {})
+        if not folder or len(attached) == len(HOOKS):
+            return
+        with contextlib.suppress(OSError):  # the pod ended
+            cgroup = os.open(lowest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                missing = [name for name in HOOKS if name not in attached]
+                wanted = [name for name in missing if bpf.cgroup_programs(cgroup, HOOKS[name])]
+            finally:
+                os.close(cgroup)
+            if wanted:
+                self._note(self._attach(folder, wanted))
+
+    def _attach(self, folder: str, names: Iterable[str]) -> str:
+        """Attach these hooks to one cgroup; why not, where it cannot be."""
         assert self._loaded is not None
-        links: list[int] = []
         cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name, kind in HOOKS.items():
+            for name in names:
                 program = self._loaded.program(name)
                 try:
-                    links.append(bpf.attach_cgroup(program, cgroup, kind, ORDERS))
+                    self._hooks[folder][name] = bpf.attach_cgroup(program, cgroup, HOOKS[name], ORDERS)
                 finally:
                     os.close(program)
         except OSError as error:
-            _close(links)
             return why(error, "NET_ADMIN")
         finally:
             os.close(cgroup)
-        self._hooks[folder] = links
         return ""
 
     def collect(self) -> None:
-        """Take what the kernel noted, so that its map does not fill; call each second."""
+        """Take what the kernel noted, so that its map does not fill, and look at one more pod; call each second."""
         if self._pairs < 0:
             return
+        if self._pods:
+            uid = next(iter(self._pods))
+            self._pods[uid] = place = self._pods.pop(uid)  # it is the last one now
+            self._follow(*place)
         for keys, values in bpf.batches(self._pairs, PAIR, TIMES, 1, take=True):
             rows = np.zeros(len(keys), _ROW)
             rows["pair"], rows["times"] = keys, values[:, 0]
@@ -182,7 +217,7 @@ class Asked:
     def stop(self) -> None:
         """Detach; the kernel frees programs and maps."""
         for links in self._hooks.values():
-            _close(links)
+            _close(links.values())
         _close([fd for fd in (*self._tracepoints, self._pairs, self._missed) if fd >= 0])
         if self._loaded is not None:
             self._loaded.close()
@@ -195,6 +230,6 @@ def _names(rows: Table) -> np.ndarray:
     return np.ascontiguousarray(rows["pair"].astype(PAIR)).view(f"S{PAIR.itemsize}")
 
 
-def _close(fds: Collection[int]) -> None:
+def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         os.close(fd)

@@ -33,6 +33,8 @@ SCHED_CLS = 3
 """Program type (enum bpf_prog_type)."""
 TCX_INGRESS, TCX_EGRESS = 46, 47
 """Attach types (enum bpf_attach_type), since 6.6."""
+EFFECTIVE = 1
+"""BPF_F_QUERY_EFFECTIVE."""
 BEFORE = 1 << 3
 """BPF_F_BEFORE: with no relative, the head of the chain."""
 
@@ -248,6 +250,13 @@ def attach_cgroup(program: int, cgroup: int, kind: int, orders: Sequence[int]) -
             if error.errno != errno.EINVAL or place == len(orders) - 1:
                 raise
     raise OSError(errno.EINVAL, "no order to attach in")
+
+
+def cgroup_programs(cgroup: int, kind: int) -> int:
+    """How many programs of an attach type run in a cgroup: its own, and those of the ones above."""
+    attr = _QueryAttr(cgroup, kind, EFFECTIVE)
+    call(PROG_QUERY, attr)
+    return int(attr.count)
 
 
 def detach_link(fd: int) -> None:

@@ -62,14 +62,20 @@ def asks(pairs: Table, at: I64, namespaces: Mapping[int, str | None]) -> Table:
     return kept
 
 
+def unified(text: str) -> str | None:
+    """A pod's process' own folder in the v2 tree; None where that tree says nothing of a pod."""
+    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
+    return path if pod_uid(path) is not None else None
+
+
 def subtree(text: str) -> str | None:
     """The folder in the v2 tree that holds every pod of the node, from the text of a pod's `/proc/PID/cgroup`.
 
     It is what the kubelet calls its root (`kubepods`, `kubepods.slice`, `kubelet-kubepods.slice`), else what holds the
     pod's own. None where the v2 tree says nothing of a pod (a hybrid layout whose pods are in v1 alone).
     """
-    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
-    if pod_uid(path) is None:
+    path = unified(text)
+    if path is None:
         return None
     parts = path.split("/")
     for place, part in enumerate(parts):
