@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ringfence.agent.step import NAMES_CUT, Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
+from ringfence.agent.naming import NAMES_CUT
+from ringfence.agent.step import Commit, Keep, Observe, Observed, Pace, Switch, Tick, begin, step
 from ringfence.flows.ends import END, OPENED, holder_of
 from ringfence.flows.heard import ANSWER, HELLO, MESSAGE, Heard
 from ringfence.model.addresses import pack
@@ -438,7 +439,7 @@ def test_the_first_answer_counts():
 
 
 def test_names_beyond_a_batch_are_counted(monkeypatch):
-    monkeypatch.setattr("ringfence.agent.step.MAX_NAMES", 0)
+    monkeypatch.setattr("ringfence.agent.naming.MAX_NAMES", 0)
     _, (keep, _) = step(start(), observed((10 * SECOND,))._replace(heard=said()))
     rows, header = named(keep)
     assert rows == [("", None)]

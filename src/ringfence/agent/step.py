@@ -11,29 +11,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ringfence.agent.naming import name_providers
 from ringfence.flows.accepted import through
 from ringfence.flows.asked import ASK, ASKS_LOST, given, remember
 from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
 from ringfence.flows.facts import FACT, tell
 from ringfence.flows.facts import MOST as MOST_FACTS
 from ringfence.flows.fold import U64, Folded, Mask, Place, fold
-from ringfence.flows.heard import Heard, own
+from ringfence.flows.heard import Heard
 from ringfence.flows.memory import CONVERSATION, IDLE_TCP, MOST
-from ringfence.flows.names import Asking, Names, name
-from ringfence.flows.terms import Dictionaries, fitted
+from ringfence.flows.names import Names
 from ringfence.model.addresses import pack
 from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo
-from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, TRANSLATION, TUPLE, Table
-from ringfence.model.protocols import TCP
+from ringfence.model.columns import TRANSLATION, TUPLE, Table
 
 HINT = np.dtype(TUPLE)
 ACCEPTED = np.dtype([*TUPLE, ("window", "<i8")])
 MAX_TRANSLATIONS = 500_000
 """Translations in one batch; a dump of a busier node goes over several."""
-MAX_NAMES, MAX_NAME_OCTETS = 20_000, 4 << 20
-"""Sets of names, and TLS facts, in one batch, and their texts: strangers write them, and a header is bounded."""
-NAMES_CUT = "names-too-many"
-"""Name of the loss of names (rows without them) that found no room in a batch."""
 MAX_WINDOWS = 3_600
 """Windows one batch may close; after a longer pause the older ones are left out, which shows as absence."""
 
@@ -232,7 +227,16 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     translations = np.concatenate([translations, _asked(state, event, folded, asks, pods)])
     facts = np.concatenate([state.facts, event.facts])
     told = tell(folded.sightings, folded.key, facts)
-    dictionaries, cut, names = _with_names(state, event, folded, pods)
+    given = name_providers(
+        folded,
+        _place(event, pods),
+        np.array([0, *map(holder_of, pods)], np.uint32),
+        event.heard,
+        np.concatenate([state.lent, lent(event.translations)]),
+        (state.conversations, event.told[0]),
+        state.names,
+        event.now,
+    )
     header = BatchHeader(
         cluster=state.cluster,
         node=state.node,
@@ -246,10 +250,10 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         taps=event.taps,
         pods=pods,
         processes=used(folded.sightings, openers),
-        names=dictionaries.names,
-        tls=dictionaries.tls,
+        names=given.dictionaries.names,
+        tls=given.dictionaries.tls,
         addresses=event.addresses,
-        losses=(*event.losses, *event.kernel_losses, *cut),
+        losses=(*event.losses, *event.kernel_losses, *given.cut),
         notes=event.notes,
         packets=event.packets,
         records=len(event.counts),
@@ -267,7 +271,7 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         asks=asks,
         facts=facts[len(state.facts) :][~told[len(state.facts) :]][-MOST_FACTS:],
         lent=lent(event.translations),
-        names=names,
+        names=given.memory,
         translations=translations[MAX_TRANSLATIONS:],
     )
     state = _waiting(state, opened, named, openers, event)
@@ -350,39 +354,6 @@ def _waiting(
     still, index = np.unique(late["process"], return_inverse=True)
     late["process"] = index
     return state._replace(opened=late, openers=tuple(openers[i] for i in still.tolist()))
-
-
-def _with_names(
-    state: State, event: Observed, folded: Folded, pods: tuple[str, ...]
-) -> tuple[Dictionaries, tuple[Loss, ...], Names]:
-    """Name providers as their consumers had learnt them, in place; the dictionaries, what was cut off them, the memory.
-
-    A TCP connection whose opening was not seen gets no names: what its consumer had learnt then nobody heard.
-    """
-    rows, place = folded.sightings, _place(event, pods)
-    borrowed = np.concatenate([state.lent, lent(event.translations)])
-    heard = own(event.heard, place.is_pod, (place.local_hi, place.local_lo), borrowed)
-    opened = (rows["consumer_flags"] & FLAG_SYN_ONLY) | (rows["provider_flags"] & FLAG_SYN_ACK)
-    asking = Asking(
-        rows,
-        folded.key,
-        np.array([0, *map(holder_of, pods)], np.uint32)[rows["consumer_pod"]],
-        _begins(state, event, folded) & ((rows["protocol"] != TCP) | (opened != 0)),
-        np.isin(folded.key, borrowed),
-    )
-    dictionaries, names = name(asking, heard, place.who, state.names, event.now, unasked=False)
-    dictionaries, cut = fitted(rows, dictionaries, MAX_NAMES, MAX_NAME_OCTETS)
-    return dictionaries, (Loss(NAMES_CUT, events=cut),) if cut else (), names
-
-
-def _begins(state: State, event: Observed, folded: Folded) -> Mask:
-    """Which conversations were not known before, also where their window was read in parts."""
-    known, rows = state.conversations, folded.sightings
-    begins: Mask = rows["first_window"] >= event.told[0]
-    if len(known):
-        at = np.minimum(np.searchsorted(known["key"], folded.key), len(known) - 1)
-        begins &= (known["key"][at] != folded.key) | (known["first_window"][at] != rows["first_window"])
-    return begins
 
 
 def _with_processes(
