@@ -3,35 +3,7 @@
 #ifndef RINGFENCE_FACTS_H
 #define RINGFENCE_FACTS_H
 
-#define AF_INET 2
-#define AF_INET6 10
-
-/* Only the fields read here; their places in this kernel are filled in when the program is loaded. */
-struct ns_common {
-	unsigned int inum;
-} __attribute__((preserve_access_index));
-
-struct net {
-	struct ns_common ns;
-} __attribute__((preserve_access_index));
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
-
-struct sock_common {
-	__be32 skc_daddr, skc_rcv_saddr;
-	__be16 skc_dport;
-	__u16 skc_num;
-	unsigned short skc_family;
-	possible_net_t skc_net;
-	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
-} __attribute__((preserve_access_index));
-
-struct sock {
-	struct sock_common __sk_common;
-	__u16 sk_protocol;
-} __attribute__((preserve_access_index));
+#include "sock.h"
 
 /* Unlike skc_num this port is still there when the socket closes. */
 struct inet_sock {

@@ -8,52 +8,17 @@
  *
  * Needs the kernel's BTF for field offsets; where that is missing, nobody is named and the agent says so. */
 #include <linux/bpf.h>
-#include <linux/in.h>
-#include <linux/in6.h>
 #include <stddef.h>
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define AF_INET 2
-#define AF_INET6 10
-#define TCP_SYN_SENT 2
-#define TCP_CLOSE 7
-#define TCP_LISTEN 10
-/* Ticks after which a socket that goes on sending is told again: 7.5 s (1000 Hz) to 75 s (100 Hz). */
-#define AGAIN 7500
+#include "sock.h"
 
 enum kind { OPENED = 0, SPOKE = 1, LISTENS = 2, CLOSED = 3 };
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Only the fields read here; their places in this kernel are filled in when the program is loaded. */
-struct ns_common {
-	unsigned int inum;
-} __attribute__((preserve_access_index));
-
-struct net {
-	struct ns_common ns;
-} __attribute__((preserve_access_index));
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
-
-struct sock_common {
-	__be32 skc_daddr, skc_rcv_saddr;
-	__be16 skc_dport;
-	__u16 skc_num;
-	unsigned short skc_family;
-	possible_net_t skc_net;
-	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
-} __attribute__((preserve_access_index));
-
-struct sock {
-	struct sock_common __sk_common;
-	__u16 sk_protocol;
-} __attribute__((preserve_access_index));
 
 struct kernfs_node {
 	__u64 id;

@@ -17,7 +17,6 @@
 
 #include "facts.h"
 
-#define TCP_CLOSE 7
 #define SELDOM 64000000ULL /* ns */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
