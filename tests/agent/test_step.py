@@ -393,6 +393,16 @@ def test_the_node_has_names_too_but_not_those_pods_asked_for_through_it():
         assert named(step(start(), event)[1][0])[0] == [(expected, None)]
 
 
+def test_a_node_that_asks_from_one_of_its_addresses_and_connects_from_another():
+    """As it does where its resolver is behind a bridge and its provider behind a tunnel."""
+    rows = counts()
+    rows["src_hi"], rows["src_lo"] = pack("10.88.0.11")
+    rows["tap"], rows["ingress"] = 1, 0
+    event = observed((10 * SECOND,), rows=rows)._replace(heard=said(asker="10.244.1.1", tap=0))
+    for addresses, expected in ((("10.88.0.11", "10.244.1.1"), "db.example"), (("10.88.0.11",), "")):
+        assert named(step(start(), event._replace(addresses=addresses))[1][0])[0] == [(expected, None)]
+
+
 def test_time_to_the_answer_over_two_windows():
     rows = counts()
     rows["dst_hi"], rows["dst_lo"] = pack("10.96.0.10")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.fold import U64, Folded, Mask, Place
-from ringfence.flows.heard import Heard, own
+from ringfence.flows.heard import NODE, Heard, own
 from ringfence.flows.names import Asking, Names, name
 from ringfence.flows.terms import Dictionaries, fitted
 from ringfence.model.batches import Loss
@@ -50,7 +50,7 @@ def name_providers(
     asking = Asking(
         rows,
         folded.key,
-        pods[rows["consumer_pod"]],
+        _consumers(rows, pods, place),
         _begins(folded, *before) & ((rows["protocol"] != TCP) | (opened != 0)),
         np.isin(folded.key, lent),
     )
@@ -58,6 +58,15 @@ def name_providers(
     dictionaries, memory = name(asking, heard, place.who, memory, now, unasked=False)
     dictionaries, cut = fitted(rows, dictionaries, MAX_NAMES, MAX_NAME_OCTETS)
     return Named(dictionaries, (Loss(NAMES_CUT, events=cut),) if cut else (), memory)
+
+
+def _consumers(rows: Table, pods: NDArray[np.uint32], place: Place) -> NDArray[np.uint32]:
+    """Who learnt names: a pod, the node at any of its addresses, or nobody that is known here (0)."""
+    local = np.zeros(len(rows), np.bool_)
+    for hi, lo in zip(place.local_hi, place.local_lo, strict=True):
+        local |= (rows["consumer_hi"] == hi) & (rows["consumer_lo"] == lo)
+    who = pods[rows["consumer_pod"]]
+    return np.where(local & (who == 0), NODE, who).astype(np.uint32)
 
 
 def _begins(folded: Folded, known: Table, window: int) -> Mask:

@@ -16,6 +16,8 @@ Mask = NDArray[np.bool_]
 
 NO_TAP = 0xFFFF_FFFF
 """In `tap`: whoever asked is behind none, it is the node itself."""
+NODE = 0xFFFF_FFFF
+"""The node's stable name where pods have theirs: it may ask from one of its addresses and connect from another."""
 
 MESSAGE = np.dtype(
     [

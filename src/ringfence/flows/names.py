@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.flows.heard import Heard, plain_key
+from ringfence.flows.heard import NO_TAP, NODE, Heard, plain_key
 from ringfence.flows.keys import hash_words
 from ringfence.flows.terms import Dictionaries, size_of
 from ringfence.model.batches import TlsInfo
@@ -83,7 +83,7 @@ class Asking(NamedTuple):
     """Columns of TUPLE, `first`, `rtt_us`, `names` and `tls`; the last three are filled in."""
     key: U64
     who: U32
-    """A stable name of the consumer's pod, 0 where its address must do."""
+    """A stable name of the consumer's pod, or NODE, 0 where its address must do."""
     begins: Mask
     """Whether it was opened in this window: what was learnt before then are its names."""
     borrowed: Mask | None = None
@@ -178,8 +178,9 @@ def _learn(known: Names, heard: Heard, tap_who: U32, now: int) -> Names:
 
 
 def _of_tap(tap_who: U32, tap: U32) -> U32:
-    """The pod of each tap, 0 also for a tap that is not known any more."""
-    return np.append(tap_who, np.uint32(0))[np.minimum(tap, len(tap_who))].astype(np.uint32)
+    """The pod of each tap (NODE for NO_TAP), 0 also for a tap that is not known any more."""
+    who = np.append(tap_who, np.uint32(0))[np.minimum(tap, len(tap_who))]
+    return np.where(tap == NO_TAP, NODE, who).astype(np.uint32)
 
 
 def _joined(rows: Table) -> Table:
