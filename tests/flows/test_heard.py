@@ -42,6 +42,8 @@ def test_at_its_own_taps_only_the_nodes_own_questions_count() -> None:
     assert ports(kept) == [1, 4, 5]
     # At the tap of the pod that answers the node it is still the node that asked.
     assert kept.messages["tap"].tolist() == kept.answers["tap"].tolist() == [0, NO_TAP, NO_TAP]
+    # Each answer came with its own message, also where those before it are gone.
+    assert kept.answers["message"].tolist() == [0, 1, 2]
     assert heard.messages["tap"].tolist() == [0, 1, 1, 1, 0, 7]
 
 

@@ -80,6 +80,7 @@ def own(heard: Heard, is_pod: Mask, local: tuple[U64, U64], lent: U64) -> Heard:
     messages, answers = messages.copy(), heard.answers[kept[came]]
     messages["tap"][ours] = NO_TAP
     answers["tap"][ours[came][kept[came]]] = NO_TAP
+    answers["message"] = (np.cumsum(kept) - 1)[answers["message"]]
     return heard._replace(messages=messages[kept], answers=answers)
 
 
