@@ -96,6 +96,7 @@ def start_agent(
         ),
         *("--node", node, "--data", str(folder / f"agent-{node}"), "--mode", mode),
         *("--netns", f"/run/netns/{netns}", "--pin-dir", f"/run/ringfence/bpf/{netns}", *flags),
+        env={"RINGFENCE_DEBUG": "1"},  # a defect ends it, so that tests notice
     )
 
 
