@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from ringfence.capture.entering import inside
 from ringfence.capture.kernel import Capture, CaptureSettings
-from ringfence.capture.netlink import inside
 
 _number = itertools.count()
 

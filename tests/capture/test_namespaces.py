@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ringfence.capture import netlink
+from ringfence.capture.entering import inside
 from ringfence.capture.namespaces import by_id, by_tables, tables_of
 from ringfence.capture.taps import namespace_inode
 
@@ -116,7 +117,7 @@ def test_without_both_host_ends_still_have_their_pods(node: Node) -> None:
 def test_files_are_tied_to_processes_both_ways(lan: Any, tmp_path: Path) -> None:
     (tmp_path / "no-namespace").write_text("")
     folders = (Path("/run/netns"), tmp_path, tmp_path / "absent")
-    route = netlink.inside(f"/run/netns/{lan.near}", netlink.Netlink)
+    route = inside(f"/run/netns/{lan.near}", netlink.Netlink)
     try:
         netlink.links(route)
         with pod_process(lan.far) as (_, pid):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.capture.netlink import entered
+from ringfence.capture.entering import entered
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 TOKEN = "an-admin-token-of-a-test-server-01"

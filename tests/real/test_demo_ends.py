@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.capture.pins import MOUNT_SOURCE
+from ringfence.capture.helper import MOUNT_SOURCE
 from ringfence.cli.keeper import PINS
 from ringfence.lab import cluster, kernel
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ringfence.capture import netlink, privilege, taps
 from ringfence.capture.decode.links import Choice
+from ringfence.capture.entering import inside
 from ringfence.capture.stream import pcapng
 from ringfence.capture.stream.compile import compiled
 from ringfence.capture.stream.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, Interface, Statistics
@@ -249,7 +250,7 @@ def counted(taps_: list[Tap], delivered: list[int], started: int, now: int) -> b
 
 def find(targets: Iterable[Target], snaplen: int, filter_: str, netns: str | None, node: str) -> list[Place]:
     """Where each target's packets are met: host ends of veths, else inside pods; a node's uplinks. Raises Problem."""
-    route = netlink.inside(netns, netlink.Netlink)
+    route = inside(netns, netlink.Netlink)
     try:
         own = os.stat(netns or "/proc/self/ns/net").st_ino
         view = taps.look(route, own, insides=taps.Insides(netns), netns=netns)

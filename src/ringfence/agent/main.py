@@ -38,6 +38,8 @@ from ringfence.agent.step import (
     blind,
     step,
 )
+from ringfence.capture import doors, privilege
+from ringfence.capture.helper import SYS_ADMIN, Helper, give_up
 from ringfence.capture.kernel import Capture, CaptureSettings
 from ringfence.model.batches import BatchHeader, Loss
 from ringfence.model.problems import Problem
@@ -140,7 +142,12 @@ class Agent:
         shipper = Shipper(spool, carrier, _epoch, self._log)
         call = caller(settings.server, settings.token_file, self._enrol(), self._log)
         listener = Listener(settings.cluster, self._node, settings.netns, call, self._log)
-        self._capture.start()
+        helper = self._divide()
+        try:
+            self._capture.start()
+        except BaseException:
+            _reunite(helper)
+            raise
         try:
             for note in self._capture.notes:
                 self._log(note)
@@ -155,8 +162,23 @@ class Agent:
             listener.stop()
             left = shipper.stop(patience=5.0)
             self._capture.stop(keep=settings.keep_counting)
+            _reunite(helper)
         if left:
             self._log(f"{left} batches stay in {settings.data} for the next start")
+
+    def _divide(self) -> Helper | None:
+        """Leave entering namespaces, and the right to it, to a helper. Not the right where this process itself works in
+        another namespace (`netns`: a lab); nothing where it has no such right."""
+        if not privilege.held("SYS_ADMIN"):
+            return None
+        helper = Helper()
+        doors.use(helper)
+        if self._settings.netns is None:
+            give_up((SYS_ADMIN,))
+            self._log(
+                f"a helper (process {helper.pid}) enters namespaces; this process gave up CAP_SYS_ADMIN"
+            )
+        return helper
 
     def _enrol(self) -> Enrol:
         settings = self._settings
@@ -322,6 +344,13 @@ class Agent:
 
     def _log(self, text: str) -> None:
         print(f"agent {self._node}: {text}", file=sys.stderr, flush=True)
+
+
+def _reunite(helper: Helper | None) -> None:
+    """End the helper."""
+    doors.use(None)
+    if helper is not None:
+        helper.close()
 
 
 def check(settings: AgentSettings) -> None:

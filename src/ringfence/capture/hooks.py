@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ringfence.capture import bpf, netlink
+from ringfence.capture import bpf, doors, netlink
+from ringfence.capture.doors import opened
+from ringfence.capture.entering import inside
 from ringfence.capture.layout import CLASS_BARE, CLASS_INGRESS, CLASS_SHIFT
 
 WAYS = ("egress", "ingress")
@@ -135,7 +137,7 @@ class Clsact:
         if place.path is None:
             raise OSError(errno.ESTALE, "its pod is gone")
         # Closed at once: a socket that stays open would keep the namespace of a pod that ended.
-        route = netlink.entered(place.path, netlink.Netlink, place.inside)
+        route = opened(place.path, place.inside)
         try:
             yield route
         finally:
@@ -211,8 +213,7 @@ class Tcx:
     def _attach(self, place: Place, number: int, way: str, path: Path) -> None:
         program = bpf.load_program(_stub(number, self._jump), NAME)
         try:
-            action = lambda: bpf.attach_first(program, place.ifindex, _KINDS[way])  # noqa: E731
-            link = netlink.entered(place.path, action, place.inside)
+            link = doors.link_first(place.path, place.inside, program, place.ifindex, _KINDS[way])
             try:
                 bpf.pin(link, path)
             finally:
@@ -243,7 +244,7 @@ class Tcx:
 
 def has_tcx(netns: str | None) -> bool:
     """Whether the kernel has tcx: 6.6 and later, unless built without CONFIG_NET_XGRESS."""
-    return netlink.inside(netns, lambda: bpf.chain(1, bpf.TCX_INGRESS)) is not None
+    return inside(netns, lambda: bpf.chain(1, bpf.TCX_INGRESS)) is not None
 
 
 def _stub(number: int, jump: int) -> bytes:

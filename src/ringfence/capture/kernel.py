@@ -16,6 +16,7 @@ from ringfence.capture.asked import Asked
 from ringfence.capture.attach import Attached
 from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import Counters, Options
+from ringfence.capture.entering import inside
 from ringfence.capture.facts import Facts
 from ringfence.capture.names import Hearing
 from ringfence.capture.process import NOBODY, Heard, Openers
@@ -206,7 +207,7 @@ class Capture:
         def open_all() -> tuple[netlink.Netlink, netlink.Netlink, Conntrack]:
             return netlink.Netlink(), netlink.Netlink(groups=groups), Conntrack()
 
-        self._route, self._events, self._conntrack = netlink.inside(settings.netns, open_all)
+        self._route, self._events, self._conntrack = inside(settings.netns, open_all)
         self._own_inode = namespace_inode(Path(settings.netns or "/proc/self/ns/net"))
 
     @property

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ringfence.capture import netlink
+from ringfence.capture import doors, netlink
+from ringfence.capture.entering import entered
 
 FOLDERS = (Path("/run/netns"), Path("/run/docker/netns"))
 """Where containerd, CRI-O and `ip netns` keep them, and Docker."""
@@ -61,7 +62,7 @@ def by_tables(folders: tuple[Path, ...] = FOLDERS) -> dict[int, Name]:
     found: dict[int, Name] = {}
     for name in _names(folders):
         try:
-            found[netlink.entered(name.path, _own_tables, name.inode)] = name
+            found[doors.tables(name.path, name.inode)] = name
         except PermissionError:
             raise
         except OSError:
@@ -132,8 +133,4 @@ def tables_of(pid: int, proc: Path = Path("/proc")) -> int:
 
 def node_tables(netns: str | None) -> int:
     """The same of the namespace at this path, None for this process' own. Raises OSError."""
-    return netlink.entered(netns, _own_tables)
-
-
-def _own_tables() -> int:
-    return os.stat("/proc/thread-self/net/dev").st_ino
+    return entered(netns, doors.own_tables)

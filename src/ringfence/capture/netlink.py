@@ -6,17 +6,13 @@ second at import, and an object per interface on each scan.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from ringfence.capture.decode.links import Link, attributes, link, number
-from ringfence.model.problems import Problem
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_REQUEST, NLM_ACK, NLM_DUMP, NLM_EXCL, NLM_CREATE = 1, 4, 0x300, 0x200, 0x400
@@ -35,55 +31,6 @@ FILTER_NAME = "ringfence"
 PRIORITY = 1
 ETH_P_ALL = 3
 
-_Result = TypeVar("_Result")
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def inside(netns: str | None, action: Callable[[], _Result]) -> _Result:
-    """Run `action` in a network namespace; what sockets it opens stay there. This process does not move.
-
-    Only a thread that ends changes namespace, so nothing else can be taken along.
-    """
-    if netns is None:
-        return action()
-    try:
-        return entered(netns, action)
-    except OSError as error:
-        fix = "check that it exists, and run as root or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
-        raise Problem("network namespace cannot be entered", f"{netns}: {error.strerror}", fix) from None
-
-
-def entered(netns: str | None, action: Callable[[], _Result], inode: int = 0) -> _Result:
-    """As `inside`, but what fails raises the kernel's OSError: a pod may end at any moment.
-
-    With `inode`, only that namespace will do: a process may have moved, and its number may be another's by now.
-    """
-    if netns is None:
-        return action()
-    outcome: list[_Result] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(fd, 0x40000000):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            finally:
-                os.close(fd)
-            if inode and os.stat("/proc/thread-self/ns/net").st_ino != inode:
-                raise OSError(errno.ESTALE, "its pod is gone")
-            outcome.append(action())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
 
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded."""
@@ -94,8 +41,16 @@ def attribute(kind: int, value: bytes) -> bytes:
 class Netlink:
     """One socket: a request at a time, or a subscription to groups."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE, groups: tuple[int, ...] = (), buffer: int = 0) -> None:
-        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    def __init__(
+        self,
+        protocol: int = NETLINK_ROUTE,
+        groups: tuple[int, ...] = (),
+        buffer: int = 0,
+        opened: socket.socket | None = None,
+    ) -> None:
+        """`opened` is a socket of another namespace, of this protocol."""
+        flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self.socket = opened or socket.socket(socket.AF_NETLINK, flags, protocol)
         if buffer:
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)

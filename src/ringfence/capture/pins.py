@@ -8,12 +8,12 @@ import fcntl
 import os
 from pathlib import Path
 
+from ringfence.capture import doors
 from ringfence.capture.counters import PROGRAM, unpin
+from ringfence.capture.helper import is_ours
 from ringfence.model.problems import Problem
 
 BPF_FS_MAGIC = 0xCAFE4A11
-MOUNT_SOURCE = "ringfence"
-"""The source our mounts carry in /proc/self/mountinfo: how an heir knows that it may take one away."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,10 +28,11 @@ def prepare(folder: Path) -> Path:
     if not _is_bpffs(folder):
         if any(folder.iterdir()):
             raise Problem("pin folder is in use", str(folder), "give an empty folder, or one in a bpffs")
-        if _libc.mount(MOUNT_SOURCE.encode(), os.fsencode(folder), b"bpf", 0, b"mode=0700"):
-            reason = os.strerror(ctypes.get_errno())
+        try:
+            doors.mount(folder)
+        except OSError as error:
             fix = "mount a bpffs there first (mount -t bpf bpf FOLDER), or run with CAP_SYS_ADMIN"
-            raise Problem("cannot mount a bpffs", f"{folder}: {reason}", fix)
+            raise Problem("cannot mount a bpffs", f"{folder}: {error.strerror}", fix) from None
     return folder
 
 
@@ -55,8 +56,9 @@ def exist(folder: Path) -> bool:
 def remove(folder: Path) -> None:
     """Remove the pins, the mount if it is ours, and the folder if it is then empty."""
     unpin(folder)
-    if _our_mount(folder):
-        _libc.umount2(os.fsencode(folder), 0)
+    if is_ours(str(folder)):
+        with contextlib.suppress(OSError):
+            doors.unmount(folder)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -67,12 +69,3 @@ def _is_bpffs(folder: Path) -> bool:
     if _libc.statfs(os.fsencode(folder), buffer):
         return False
     return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF == BPF_FS_MAGIC
-
-
-def _our_mount(folder: Path) -> bool:
-    wanted = str(folder.resolve())
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        if left.split()[4] == wanted and right.split()[:2] == ["bpf", MOUNT_SOURCE]:
-            return True
-    return False

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringfence.capture import netlink
 from ringfence.capture.counters import Options
 from ringfence.capture.decode.ear import Ear
 from ringfence.capture.decode.filters import interface_filter
 from ringfence.capture.decode.links import Choice
 from ringfence.capture.decode.ring import BLOCK, Counter, Lost, Ports, Taps, add_up, walk
+from ringfence.capture.entering import entered
 from ringfence.capture.layout import STAGE_NAMES, Stage
 from ringfence.flows.facts import FACT
 from ringfence.model.batches import Loss, TapInfo
@@ -78,7 +78,7 @@ class Ring:
     def open(self) -> None:
         """Make the ring; nothing is received before the first `apply`. Raises Problem."""
         try:
-            self._socket = netlink.entered(
+            self._socket = entered(
                 self._netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             )
             self._socket.setsockopt(263, _PACKET_VERSION, _TPACKET_V3)  # SOL_PACKET

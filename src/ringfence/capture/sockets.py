@@ -5,26 +5,24 @@ Opening a netlink socket inside a namespace is what needs the privilege (CAP_SYS
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from ringfence.capture import netlink
+from ringfence.capture import doors, netlink
 from ringfence.capture.decode.conntrack import pad
 from ringfence.capture.decode.sockdiag import (
     ACCEPTED,
     ASKED,
     SOCK_DIAG_BY_FAMILY,
-    SOCKET,
     accepted,
     request,
     sockets,
 )
 from ringfence.capture.privilege import why
-from ringfence.capture.taps import namespace_inode
 from ringfence.model.columns import Table
 
 NETLINK_SOCK_DIAG = 4
@@ -65,17 +63,14 @@ class Accepted:
 
     def _read(self, inode: int, path: str | None) -> None:
         """One namespace, by a file that names it; that file may be another's by now, or gone."""
-
-        def dump() -> Table:
-            if path is not None and namespace_inode(Path("/proc/thread-self/ns/net")) != inode:
-                return np.zeros(0, SOCKET)
-            return tables()
-
         try:
-            self._sockets[inode] = table = netlink.entered(path, dump)
+            asking = doors.opened(path, inode if path != self._netns else 0, NETLINK_SOCK_DIAG)
+            self._sockets[inode] = table = tables(asking)
             self._found.append(accepted(table))
             self._seen.add(inode)
         except OSError as error:
+            if error.errno == errno.ESTALE:
+                return  # the file names another namespace by now
             if path is None or os.path.exists(path):
                 self.notes = (
                     f"socket tables are not read ({why(error, 'SYS_ADMIN')}): who opened what began before the agent is guessed",
@@ -83,9 +78,8 @@ class Accepted:
                 self._seen.add(inode)
 
 
-def tables() -> Table:
-    """Every TCP and UDP socket of the namespace this thread is in: `decode.sockdiag.SOCKET`."""
-    asking = netlink.Netlink(NETLINK_SOCK_DIAG)
+def tables(asking: netlink.Netlink) -> Table:
+    """Every TCP and UDP socket of the namespace of a socket, which is closed: `decode.sockdiag.SOCKET`."""
     try:
         return np.concatenate(
             [sockets(_dump(asking, family, protocol), protocol) for protocol in ASKED for family in FAMILIES]

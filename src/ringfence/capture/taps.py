@@ -22,6 +22,8 @@ import msgspec
 from ringfence.capture import bpf, netlink, privilege
 from ringfence.capture.decode.cgroups import pod_uid
 from ringfence.capture.decode.links import PAIRS, Choice, Link, choose, choose_inside
+from ringfence.capture.doors import opened
+from ringfence.capture.entering import entered
 from ringfence.capture.namespaces import Hidden, Name, Pod
 
 
@@ -79,13 +81,12 @@ class Insides:
     def _look(self, name: Name) -> Inside:
         node = os.open(self._node, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return netlink.entered(name.path, lambda: _listed(node), name.inode)
+            return _listed(opened(name.path, name.inode), node)
         finally:
             os.close(node)
 
 
-def _listed(node: int) -> Inside:
-    route = netlink.Netlink()
+def _listed(route: netlink.Netlink, node: int) -> Inside:
     try:
         # Listing is what makes the kernel give an id to the namespace that a link leads to.
         links = tuple(netlink.links(route))
@@ -166,7 +167,7 @@ def bypassed(socket_: netlink.Netlink, links: Iterable[Link], netns: str | None)
     (bpf_redirect_peer), so what is sent to the pod never leaves through its host end.
     """
     ends = [one for one in links if one.kind in PAIRS and one.peer_nsid is not None]
-    chains = netlink.entered(netns, lambda: {e.ifindex: bpf.chain(e.ifindex, bpf.TCX_INGRESS) for e in ends})
+    chains = entered(netns, lambda: {e.ifindex: bpf.chain(e.ifindex, bpf.TCX_INGRESS) for e in ends})
     names = {number: bpf.program_name(number) for chain in chains.values() for number in chain or ()}
     return {
         one.ifindex

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -84,6 +85,8 @@ def command(
 
     Example: `ringfence agent --server https://10.0.0.5:8444 --enrol-token-file /etc/ringfence/enrol.token`
     """
+    # Threads that a library starts when it is loaded would keep rights that the agent gives up later.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ringfence.agent.main import Agent, AgentSettings
     from ringfence.cli.config import load
 

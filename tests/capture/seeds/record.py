@@ -24,6 +24,7 @@ from ringfence.capture.conntrack import Conntrack
 from ringfence.capture.counters import COUNT, KEYS, _count_map
 from ringfence.capture.decode.openers import CONVERSATION, OPENER
 from ringfence.capture.decode.sockdiag import SOCK_DIAG_BY_FAMILY, request
+from ringfence.capture.entering import entered
 from ringfence.model.protocols import TCP, UDP
 
 HERE = Path(__file__).parent
@@ -60,7 +61,7 @@ def talk(lan: Lan) -> list[socket.socket]:
 
 def messages(lan: Lan, kind: int, number: int, bodies: list[bytes]) -> bytes:
     """The answers to dumps, each with its header again."""
-    asking = netlink.entered(f"/run/netns/{lan.near}", lambda: netlink.Netlink(kind))
+    asking = entered(f"/run/netns/{lan.near}", lambda: netlink.Netlink(kind))
     answers = [answer for body in bodies for _, answer in asking.request(number, netlink.NLM_DUMP, body)]
     asking.close()
     return b"".join(
@@ -76,7 +77,7 @@ def record(lan: Lan) -> dict[str, np.ndarray]:
         f" -j DNAT --to-destination 10.77.0.2:8080;"
         f"ip netns exec {lan.near} iptables -t nat -A POSTROUTING -j MASQUERADE; ip -n {lan.near} route add default via 10.77.0.2"
     )
-    tracked = netlink.entered(f"/run/netns/{lan.near}", Conntrack)
+    tracked = entered(f"/run/netns/{lan.near}", Conntrack)
     tracked.start()
     capture = lan.capture(processes=True)
     held = talk(lan)

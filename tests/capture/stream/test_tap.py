@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.capture.netlink import entered
+from ringfence.capture.entering import entered
 from ringfence.capture.stream.compile import compiled
 from ringfence.capture.stream.tap import BLOCKS, Tap
 

@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 
-from ringfence.capture.netlink import entered
+from ringfence.capture import doors
 from ringfence.capture.stream.compile import INSTRUCTION, NOTHING
 from ringfence.capture.stream.ring import STATUS, USER, Packet, packets
 
@@ -40,7 +40,7 @@ class Tap:
         self._next = 0
         self._counts = [0, 0]
         # Protocol 0 takes nothing until `bind` names one.
-        self._socket = entered(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        self._socket = doors.open_socket(netns, 0, socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             if instructions:
                 _filter(self._socket, instructions)
