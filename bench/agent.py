@@ -104,7 +104,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
             ["sh", "-c", into + 'exec "$@"', "sh", *argv], stderr=log, env=environment
         ) as agent:
             try:
-                time.sleep(8.0)
+                time.sleep(40.0)  # attaching to 250 pods, and looking again soon after
                 start, idle = cpu(agent.pid), memory(agent.pid)
                 time.sleep(IDLE)
                 resting = (cpu(agent.pid) - start) / IDLE
