@@ -167,17 +167,16 @@ class Agent:
             self._log(f"{left} batches stay in {settings.data} for the next start")
 
     def _divide(self) -> Helper | None:
-        """Leave entering namespaces, and the right to it, to a helper. Not the right where this process itself works in
-        another namespace (`netns`: a lab); nothing where it has no such right."""
+        """Leave entering namespaces, and the right to it, to a helper. Nothing where this process has no such right."""
         if not privilege.held("SYS_ADMIN"):
             return None
         helper = Helper()
         doors.use(helper)
-        if self._settings.netns is None:
+        reason = _keeps(self._settings)
+        if not reason:
             give_up((SYS_ADMIN,))
-            self._log(
-                f"a helper (process {helper.pid}) enters namespaces; this process gave up CAP_SYS_ADMIN"
-            )
+        said = f"kept CAP_SYS_ADMIN: {reason}" if reason else "gave up CAP_SYS_ADMIN"
+        self._log(f"a helper (process {helper.pid}) enters namespaces; this process {said}")
         return helper
 
     def _enrol(self) -> Enrol:
@@ -246,9 +245,9 @@ class Agent:
     def _decided(self, state: State, event: Observed) -> tuple[State, tuple[Command, ...]]:
         """What to do about what was observed. A defect in that costs facts, or in the worst case this window's counts, both
         counted as lost, and never the agent: its successor would read the same and end the same way."""
-        for less in (lambda one: one, bare, blind):
+        for less in (lambda *both: both, bare, blind):
             try:
-                return step(state, less(event))
+                return step(*less(state, event))
             except Exception as defect:
                 if os.environ.get("RINGFENCE_DEBUG"):
                     raise
@@ -344,6 +343,16 @@ class Agent:
 
     def _log(self, text: str) -> None:
         print(f"agent {self._node}: {text}", file=sys.stderr, flush=True)
+
+
+def _keeps(settings: AgentSettings) -> str:
+    """Why this process itself needs CAP_SYS_ADMIN; empty where it does not."""
+    if settings.netns is not None:
+        return "it works in another namespace (netns)"
+    facts = settings.facts or settings.processes or settings.socket_links
+    needed = ("BPF",) * (facts or settings.path != "packet") + ("PERFMON",) * facts
+    lacking = [f"CAP_{name}" for name in needed if not privilege.owned(name)]
+    return f"it stands in for {' and '.join(lacking)}" if lacking else ""
 
 
 def _reunite(helper: Helper | None) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ringfence.agent.naming import name_providers
+from ringfence.agent.naming import Named, name_providers
 from ringfence.flows.accepted import through
 from ringfence.flows.asked import ASK, ASKS_LOST, given, remember
 from ringfence.flows.ends import END, OPENED, holder_of, lent, name_ends, name_opened, used
@@ -124,9 +125,19 @@ class Observed(NamedTuple):
         return self.windows or (self.open_window or 0,)
 
 
-def bare(event: Observed) -> Observed:
-    """The same counts without anything beside them, said as a loss: what a defect in the rest leaves."""
-    return event._replace(
+def bare(state: State, event: Observed) -> tuple[State, Observed]:
+    """The same counts without anything beside them, now or remembered, said as a loss: what a defect in the rest leaves."""
+    state = state._replace(
+        hints=state.hints[:0],
+        opened=state.opened[:0],
+        openers=(),
+        facts=state.facts[:0],
+        accepted=state.accepted[:0],
+        asks=state.asks[:0],
+        names=Names(),
+        lent=state.lent[:0],
+    )
+    return state, event._replace(
         hints=event.hints[:0],
         processes=event.processes[:0],
         process_infos=(),
@@ -139,11 +150,13 @@ def bare(event: Observed) -> Observed:
     )
 
 
-def blind(event: Observed) -> Observed:
-    """Nothing of it but that time passed; its packets, all taps added, are a loss."""
+def blind(state: State, event: Observed) -> tuple[State, Observed]:
+    """Nothing but that time passed, as if the agent had just begun; the packets, all taps added, are a loss."""
     lost = Loss(COUNTS_DEFECT, event.packets, int(event.counts["octets"].sum()), len(event.counts))
-    empty = bare(event)._replace(counts=event.counts[:0], packets=0, translations=event.translations[:0])
-    return empty._replace(losses=(*empty.losses, lost))
+    state, empty = bare(state, event)
+    state = state._replace(conversations=state.conversations[:0], translations=state.translations[:0])
+    empty = empty._replace(counts=event.counts[:0], packets=0, translations=event.translations[:0])
+    return state, empty._replace(losses=(*empty.losses, lost))
 
 
 class Switch(NamedTuple):
@@ -236,32 +249,64 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
     opened, openers = _openings(state, event)
     translations = np.concatenate([state.translations, event.translations])
     pods = tuple(dict.fromkeys(tap.pod for tap in event.taps if tap.pod))
+    who = np.array([0, *map(holder_of, pods)], np.uint32)
+    place = _place(event, pods)
     accepted = _accepted(state.accepted, event)
     folded = fold(
         event.counts,
         event.told[-1],
-        _place(event, pods),
+        place,
         state.conversations,
         hints,
         event.told,
         accepted,
     )
-    named = _with_processes(state, event, folded, opened, pods)
+    named = _with_processes(state, event, folded, opened, place, who)
     asks = remember(state.asks[: 0 if _asks_lack(event) else None], event.asks, event.now)
-    translations = np.concatenate([translations, _asked(state, event, folded, asks, pods)])
+    translations = np.concatenate(
+        [translations, given(folded.sightings, place, who, asks, event.told[-1], state.window_length)]
+    )
     facts = np.concatenate([state.facts, event.facts])
     told = tell(folded.sightings, folded.key, facts)
-    given = name_providers(
+    learnt = name_providers(
         folded,
-        _place(event, pods),
-        np.array([0, *map(holder_of, pods)], np.uint32),
+        place,
+        who,
         event.heard,
         np.concatenate([state.lent, lent(event.translations)]),
         (state.conversations, event.told[0]),
         state.names,
         event.now,
     )
-    header = BatchHeader(
+    header = _header(state, event, pods, used(folded.sightings, openers), learnt, folded.unnamed_taps)
+    state = state._replace(
+        sequence=header.sequence,
+        kept=event.generation,
+        conversations=folded.conversations,
+        hints=event.hints,
+        accepted=accepted,
+        asks=asks,
+        facts=facts[len(state.facts) :][~told[len(state.facts) :]][-MOST_FACTS:],
+        lent=lent(event.translations),
+        names=learnt.memory,
+        translations=translations[MAX_TRANSLATIONS:],
+    )
+    state = _waiting(state, opened, named, openers, event)
+    if event.windows:
+        state = _switched(state, event.windows[-1] + state.window_length)
+    kept = Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS], folded.hops)
+    return state, (kept, Commit(event.generation))
+
+
+def _header(
+    state: State,
+    event: Observed,
+    pods: tuple[str, ...],
+    processes: tuple[ProcessInfo, ...],
+    learnt: Named,
+    unnamed_taps: int,
+) -> BatchHeader:
+    return BatchHeader(
         cluster=state.cluster,
         node=state.node,
         epoch=state.epoch,
@@ -273,36 +318,19 @@ def _observed(state: State, event: Observed) -> tuple[State, tuple[Command, ...]
         version=state.version,
         taps=event.taps,
         pods=pods,
-        processes=used(folded.sightings, openers),
-        names=given.dictionaries.names,
-        tls=given.dictionaries.tls,
+        processes=processes,
+        names=learnt.dictionaries.names,
+        tls=learnt.dictionaries.tls,
         addresses=event.addresses,
-        losses=(*event.losses, *event.kernel_losses, *given.cut),
+        losses=(*event.losses, *event.kernel_losses, *learnt.cut),
         notes=event.notes,
         packets=event.packets,
         records=len(event.counts),
         generation=event.generation,
-        unnamed_taps=folded.unnamed_taps,
+        unnamed_taps=unnamed_taps,
         open_window=event.open_window,
         sample=event.sample,
     )
-    state = state._replace(
-        sequence=header.sequence,
-        kept=event.generation,
-        conversations=folded.conversations,
-        hints=event.hints,
-        accepted=accepted,
-        asks=asks,
-        facts=facts[len(state.facts) :][~told[len(state.facts) :]][-MOST_FACTS:],
-        lent=lent(event.translations),
-        names=given.memory,
-        translations=translations[MAX_TRANSLATIONS:],
-    )
-    state = _waiting(state, opened, named, openers, event)
-    if event.windows:
-        state = _switched(state, event.windows[-1] + state.window_length)
-    kept = Keep(header, folded.sightings, translations[:MAX_TRANSLATIONS], folded.hops)
-    return state, (kept, Commit(event.generation))
 
 
 def _switched(state: State, end: int) -> State:
@@ -353,12 +381,6 @@ def _asks_lack(event: Observed) -> bool:
     return any(loss.stage == ASKS_LOST for loss in event.losses)
 
 
-def _asked(state: State, event: Observed, folded: Folded, asks: Table, pods: tuple[str, ...]) -> Table:
-    """TRANSLATION rows of datagrams that a program at their socket gave another address."""
-    who = np.array([0, *map(holder_of, pods)], np.uint32)
-    return given(folded.sightings, _place(event, pods), who, asks, event.told[-1], state.window_length)
-
-
 def _openings(state: State, event: Observed) -> tuple[Table, tuple[ProcessInfo, ...]]:
     """What was opened before and is not matched yet, then in this window; and by whom."""
     fresh = event.processes.astype(OPENED)
@@ -381,9 +403,9 @@ def _waiting(
 
 
 def _with_processes(
-    state: State, event: Observed, folded: Folded, opened: Table, pods: tuple[str, ...]
+    state: State, event: Observed, folded: Folded, opened: Table, place: Place, who: NDArray[np.uint32]
 ) -> Mask:
-    """Name the processes at both ends of the sightings; which openings found theirs."""
+    """Name the processes at both ends of the sightings; which openings found theirs. `who` names `place`'s pods."""
     rows = folded.sightings
     named = name_opened(rows, folded.key, opened)
     ends = event.ends.copy()
@@ -391,6 +413,5 @@ def _with_processes(
     # Of older conversations nobody remembers whether their address was lent.
     not_ours = (rows["consumer_pod"] == 0) & (rows["first_window"] < event.told[0] - state.window_length)
     not_ours |= np.isin(folded.key, np.concatenate([state.lent, lent(event.translations)]))
-    who = np.array([0, *map(holder_of, pods)], np.uint32)
-    name_ends(rows, ends, _place(event, pods), who, not_ours)
+    name_ends(rows, ends, place, who, not_ours)
     return named

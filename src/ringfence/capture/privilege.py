@@ -11,10 +11,14 @@ NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "P
 
 def held(name: str, status: Path = Path("/proc/self/status")) -> bool:
     """Whether the effective set holds it; or SYS_ADMIN, which the kernel takes in place of BPF and PERFMON."""
-    wanted = (name, "SYS_ADMIN") if name in ("BPF", "PERFMON") else (name,)
+    return owned(name, status) or (name in ("BPF", "PERFMON") and owned("SYS_ADMIN", status))
+
+
+def owned(name: str, status: Path = Path("/proc/self/status")) -> bool:
+    """Whether the effective set holds it itself."""
     for line in status.read_text().splitlines():
         if line.startswith("CapEff:"):
-            return any(int(line.split()[1], 16) >> NUMBERS[each] & 1 for each in wanted)
+            return bool(int(line.split()[1], 16) >> NUMBERS[name] & 1)
     return False
 
 
