@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ringfence.model.addresses import pack
 from ringfence.model.columns import TRANSLATION, Direction
 from ringfence.model.endpoints import labels_of
 from ringfence.model.objects import Node, Pod, Service, ServicePort
@@ -357,3 +358,28 @@ def test_what_a_node_said_of_windows_that_do_not_count_is_still_the_sockets(api,
     (flow,) = flows(api)
     assert counts(flow) == (6, 5)
     assert (flow["srtt_us"], flow["retransmits"]) == (250, 5)
+
+
+def test_clients_behind_source_translation_are_named_without_a_port_of_theirs(api, now):
+    """Two calls of one client through a node's port: the leg behind it says who opened, and no one port."""
+    window, client, node, pod = now - 5 * SECOND, "203.0.113.9", "10.88.0.11", "10.244.2.7"
+    rows, translations = [], []
+    for number in (0, 1):
+        rows.append(sighting(window, client, node, ports=(4000 + number, 30080)))
+        rows.append(sighting(window, node, pod, ports=(6000 + number, 80)))
+        each = np.zeros(1, TRANSLATION)
+        for prefix, (consumer, provider) in (
+            ("pre_", ((client, 4000 + number), (node, 30080))),
+            ("post_", ((node, 6000 + number), (pod, 80))),
+        ):
+            for side, (ip, port) in (("consumer_", consumer), ("provider_", provider)):
+                each[prefix + side + "hi"], each[prefix + side + "lo"] = pack(ip)
+                each[prefix + side + "port"] = port
+        each["seen"], each["protocol"], each["dnat"], each["snat"] = window, 6, 1, 1
+        translations.append(each)
+    api.send(np.concatenate(rows), (window,), translations=np.concatenate(translations))
+    legs = {flow["leg"]: flow for flow in api.get("/v1/flows", since="10m", fold="true")["flows"]}
+    assert {leg: flow["connections"] for leg, flow in legs.items()} == {"pre-dnat": 2, "post-dnat": 2}
+    opened = legs["post-dnat"]["opened_by"]
+    assert (opened["ip"], opened["port"]) == (client, None)
+    assert legs["pre-dnat"]["connection_id"] == legs["post-dnat"]["connection_id"]

@@ -9,6 +9,7 @@ import pytest
 
 from ringfence.model.objects import Change, Pod
 from ringfence.model.problems import Problem
+from ringfence.server.modes import resolver
 from ringfence.server.orders import Book, Mode
 from ringfence.store.facts import Facts
 from ringfence.testing.batches import SECOND
@@ -105,3 +106,8 @@ def test_pods_are_looked_for_in_the_inventory(api, now):
         "/v1/orders", json={"cluster": "lab", "mode": "detailed", "where": "labels["}, headers=header
     )
     assert bad.status_code == 400
+
+
+def test_a_filter_that_cannot_be_read_any_more_holds_no_node_and_ends_no_server(api):
+    nodes = resolver(api.server.service.book, api.server.service.catalog)
+    assert nodes(Mode("lab", where="labels[", mode="detailed")) == frozenset()

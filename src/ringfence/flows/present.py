@@ -109,25 +109,14 @@ def present(
         )
 
 
-def refolded(flow: Flow, row: Any, connection: int, connections: int, facts: Facts) -> Flow:
-    """`flow`, the first of several, as the one they were folded into (`folded.fold_ports`: a row of its `flows`)."""
-    values = {name: row[name].item() for name in row.dtype.names}
-    port = values["consumer_port"] or None
-    reason = int(drops(row.reshape(1))[0])
-    return msgspec.structs.replace(
-        flow,
-        flow_id=hexadecimal(values["flow_id"]),
-        connection_id=hexadecimal(connection),
-        **_times(values),
-        **_counters(values),
-        **facts._asdict(),
-        consumer=msgspec.structs.replace(flow.consumer, port=port),
-        opened_by=flow.opened_by
-        and msgspec.structs.replace(flow.opened_by, port=port and flow.opened_by.port),
-        drop_reason=DROP_NAMES[reason] if reason and not values["unseen"] else None,
-        connections=connections,
-        sample=values["sample"] if values["sample"] > 1 else None,
-    )
+def without_port(flow: Flow, connections: int) -> Flow:
+    """A conversation (a row of `folded.fold_ports`) of so many connections: port 0 means that there were several."""
+    port = flow.consumer.port or None
+    opened_by = flow.opened_by
+    if opened_by is not None and port is None:
+        opened_by = msgspec.structs.replace(opened_by, port=None)
+    consumer = msgspec.structs.replace(flow.consumer, port=port)
+    return msgspec.structs.replace(flow, consumer=consumer, opened_by=opened_by, connections=connections)
 
 
 def _times(row: dict[str, Any]) -> dict[str, Any]:

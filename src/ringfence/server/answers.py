@@ -17,7 +17,7 @@ from ringfence.flows.categories import categories, placements
 from ringfence.flows.folded import FoldedFlows, fold_ports
 from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs, link
-from ringfence.flows.present import end_of, hexadecimal, present, refolded, rfc3339
+from ringfence.flows.present import end_of, hexadecimal, present, rfc3339, without_port
 from ringfence.model.columns import WAY_NAMES, Leg, Table
 from ringfence.model.edges import Edge
 from ringfence.model.endpoints import Endpoint
@@ -220,9 +220,12 @@ def matching(part: Linked, wanted: Filter) -> NDArray[np.bool_]:
 
 def show(part: Linked, rows: I64) -> list[Flow]:
     """The flows of some rows as values."""
-    legs = Legs._make(column[rows] for column in part.legs)
+    return _values(part, rows, part.flows[rows], Legs._make(column[rows] for column in part.legs))
+
+
+def _values(part: Linked, rows: I64, flows: Table, legs: Legs) -> list[Flow]:
+    """`flows` and their `legs` as values; ends, categories and taps are those of `rows` of `part`."""
     consumers, providers = _endpoints(part, rows)
-    flows = part.flows[rows]
     taps = [part.stored.taps(row) if row < len(part.stored.table) else () for row in rows.tolist()]
     facts = [part.stored.facts(flow) for flow in flows]
     names = [part.categories[row] for row in rows.tolist()]
@@ -255,13 +258,9 @@ def _within(legs: Legs, rows: I64, count: int) -> Legs:
 def _show_folded(part: Linked, made: FoldedFlows, rows: I64, limit: int) -> list[Flow]:
     """The newest conversations as values; `rows` are those of `part` that were folded."""
     newest = np.argsort(-made.flows["first"], kind="stable")[:limit]
-    shown = show(part, rows[made.row[newest]])
-    flows, legs = made.flows[newest], made.legs.connection[newest]
-    told = zip(shown, flows, legs.tolist(), made.connections[newest].tolist(), strict=True)
-    return [
-        refolded(flow, row, connection, number, part.stored.facts(row))
-        for flow, row, connection, number in told
-    ]
+    legs = Legs._make(column[newest] for column in made.legs)
+    shown = _values(part, rows[made.row[newest]], made.flows[newest], legs)
+    return list(map(without_port, shown, made.connections[newest].tolist()))
 
 
 def _endpoints(part: Linked, rows: I64) -> tuple[list[Endpoint], list[Endpoint]]:

@@ -77,7 +77,10 @@ def resolver(book: Book, catalog: Catalog) -> Resolve:
     """Asks the inventory as it is now."""
 
     def nodes(wish: Mode) -> frozenset[str]:
-        read = parse_any(text_of(wish))
+        try:
+            read = parse_any(text_of(wish))
+        except Problem:
+            return frozenset()  # kept by a version that could read it
         with catalog.population() as population:
             held = population.select(read).keys()
         keys = [key for key in held if key[:2] == (wish.cluster, "Pod")]
