@@ -12,39 +12,23 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flood import agent as agent_of
+from flood import kept, sender
 from many_flows import memory
 from peers import cpu, times
 
 from ringfence.lab import cluster
 from ringfence.lab.cluster import Lab
 from ringfence.lab.settings import LabSettings
-from ringfence.wire.codec import decode
 
 MEMORY = Path("/sys/fs/cgroup/memory")
 IDLE = 20
-SENDER = """
-import socket, struct, sys, time
-to, flows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
-sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
-heads = [struct.pack("!HHHH", 10000 + number, 9, 50, 0) + b"x" * 42 for number in range(flows)]
-began, sent = time.perf_counter(), 0
-while (passed := time.perf_counter() - began) < seconds:
-    due = min(int(passed * flows), sent + 500)
-    for number in range(sent, due):
-        sock.sendto(heads[number % flows], (to, 0))
-    if due == sent:
-        time.sleep(0.0005)
-    sent = due
-print(sent)
-"""
 
 
 def main() -> None:
@@ -85,18 +69,7 @@ def limited(name: str) -> Iterator[Path | None]:
 
 def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> None:
     """One agent: idle, then under load."""
-    argv = [
-        sys.executable,
-        "-m",
-        "ringfence",
-        "agent",
-        "--server",
-        "http://127.0.0.1:9",
-        "--cluster",
-        "bench",
-    ]
-    argv += ["--mode", mode, "--data", str(folder / "data"), "--pin-dir", str(folder / "pins")]
-    argv += ["--node", "node1", "--netns", f"/run/netns/{lab.nodes[0].netns}"]
+    argv = agent_of(folder, mode, "--node", "node1", "--netns", f"/run/netns/{lab.nodes[0].netns}")
     environment = {**os.environ, "RINGFENCE_AGENT_TOKEN": "bench"}
     with limited(f"ringfence-bench-{os.getpid()}") as group, (folder / "log").open("wb") as log:
         into = f"echo $$ > {group}/cgroup.procs; " * bool(group)
@@ -110,7 +83,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
                 resting = (cpu(agent.pid) - start) / IDLE
                 before = times(agent.pid)
                 to = lab.pod("p1", "bench").addresses[0]
-                words = [sys.executable, "-c", SENDER, to, str(asked.rate), str(asked.seconds)]
+                words = sender(asked.rate, asked.seconds, asked.rate, [to])
                 sent = int(lab.exec(lab.pod("p0", "bench"), words, timeout=asked.seconds + 60).stdout)
                 busiest = memory(agent.pid)
                 time.sleep(17.0 if mode == "conversation" else 3.0)
@@ -119,16 +92,12 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
                 kernel = int((group / "memory.kmem.usage_in_bytes").read_text()) if group else None
             finally:
                 agent.terminate()
-    batches = [decode(path.read_bytes()) for path in sorted((folder / "data" / "spool").glob("*.batch"))]
-    octets = sum(path.stat().st_size for path in (folder / "data" / "spool").glob("*.batch"))
-    records = sum(len(batch.sightings) for batch in batches)
-    packets = sum(int(batch.sightings["consumer_packets"].sum()) for batch in batches)
-    lost = {loss.stage: loss.packets for batch in batches for loss in batch.header.losses}
+    made = kept(folder)
     print(
-        f"{mode}, {asked.pods} pods, {len(batches[-1].header.taps)} taps: idle {resting * 100:.2f} % of a core, "
+        f"{mode}, {asked.pods} pods, {made.taps} taps: idle {resting * 100:.2f} % of a core, "
         f"{idle / 1e6:.0f} MB resident; {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
-        f"{packets:,} of {sent:,} packets in {records:,} records, lost {lost or 0}, "
-        f"{user / max(records, 1) * 1e6:.2f} us user and {system / max(records, 1) * 1e6:.2f} us system CPU and {octets / max(records, 1):.1f} octets on disk a record, "
+        f"{made.packets:,} of {sent:,} packets in {made.records:,} records, lost {made.lost or 0}, "
+        f"{user / max(made.records, 1) * 1e6:.2f} us user and {system / max(made.records, 1) * 1e6:.2f} us system CPU and {made.octets / max(made.records, 1):.1f} octets on disk a record, "
         f"{busiest / 1e6:.0f} MB under load, {most / 1e6:.0f} MB at most, {held / 1e6:.0f} MB after; "
         f"kernel memory {'not known' if kernel is None else f'{kernel / 1e6:.0f} MB'}",
         flush=True,

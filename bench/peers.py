@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from flood import agent
 from wire import listening, pair, run
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -68,25 +69,13 @@ class Contender(NamedTuple):
 def contenders(folder: Path) -> list[Contender]:
     """Everybody that can take part on this machine."""
     control, tuple_of_five = str(folder / "softflowd.control"), "src_host,dst_host,src_port,dst_port,proto"
-    ours = [
-        sys.executable,
-        "-m",
-        "ringfence",
-        "agent",
-        "--server",
-        "http://127.0.0.1:9",
-        "--cluster",
-        "bench",
-    ]
     found = [Contender("nothing", None, False)]
     for path in ("tcx", "clsact", "packet"):
         for mode in ("conversation", "detailed"):
             place, config = folder / f"{mode}-{path}", folder / f"{mode}-{path}.yaml"
             config.write_text(f"path: {path}\n")
-            own = ["--mode", mode, "--config", str(config), "--data", str(place / "data")]
-            found.append(
-                Contender(f"ringfence, {mode}, {path}", [*ours, *own, "--pin-dir", str(place / "pins")])
-            )
+            argv = agent(place, mode, "--config", str(config))
+            found.append(Contender(f"ringfence, {mode}, {path}", argv))
     found += [
         Contender("tcpdump -w /dev/null", ["tcpdump", "-i", "left", "-w", "/dev/null", "-Z", "root"], False),
         Contender(
