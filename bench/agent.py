@@ -78,7 +78,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
         ) as agent:
             try:
                 time.sleep(40.0)  # attaching to 250 pods, and looking again soon after
-                start, idle = cpu(agent.pid), memory(agent.pid)
+                start, idle, shared = cpu(agent.pid), memory(agent.pid), memory(agent.pid, "Pss")
                 time.sleep(IDLE)
                 resting = (cpu(agent.pid) - start) / IDLE
                 before = times(agent.pid)
@@ -95,7 +95,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
     made = kept(folder)
     print(
         f"{mode}, {asked.pods} pods, {made.taps} taps: idle {resting * 100:.2f} % of a core, "
-        f"{idle / 1e6:.0f} MB resident; {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
+        f"{idle / 1e6:.0f} MB resident ({shared / 1e6:.0f} MB with what is shared counted once); {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
         f"{made.packets:,} of {sent:,} packets in {made.records:,} records, lost {made.lost or 0}, "
         f"{user / max(made.records, 1) * 1e6:.2f} us user and {system / max(made.records, 1) * 1e6:.2f} us system CPU and {made.octets / max(made.records, 1):.1f} octets on disk a record, "
         f"{busiest / 1e6:.0f} MB under load, {most / 1e6:.0f} MB at most, {held / 1e6:.0f} MB after; "

@@ -16,8 +16,9 @@ import numpy as np
 from wire import pair
 
 from ringfence.capture import bpf
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
 from ringfence.capture.layout import COUNT, KEY_V4
+from ringfence.capture.settings import CaptureSettings
 
 ROWS = 100_000
 ROUNDS = 5

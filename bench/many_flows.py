@@ -62,13 +62,14 @@ def measure(namespace: str, folder: Path, mode: str, entries: int, asked: argpar
     )
 
 
-def memory(pid: int) -> int:
-    """Octets resident of a process and those below it."""
+def memory(pid: int, what: str = "Rss") -> int:
+    """Octets resident of a process and those below it; `Pss`: what they share is counted once."""
     total, pending = 0, [pid]
     while pending:
         one = pending.pop()
         try:
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1024
             pending += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
         except (OSError, ValueError):
             continue

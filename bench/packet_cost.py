@@ -19,10 +19,11 @@ from pathlib import Path
 
 from wire import listening, pair, run
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import compile_program
 from ringfence.capture.hooks import WAYS
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 
 GOAL = 70.0
 """ns net, plain established TCP over IPv4."""
@@ -79,7 +80,7 @@ def empty_program(namespace: str, folder: Path) -> Iterator[int]:
     """An empty program behind ours on interface `left`."""
     target = folder / "empty.bpf.o"
     compile_program(Path(__file__).with_name("empty.bpf.c"), target)
-    loaded = bpf.Object(target.read_bytes(), "empty")
+    loaded = libbpf.Object(target.read_bytes(), "empty")
     loaded.load()
     fd = loaded.program("empty")
     pinned = Path(f"/sys/fs/bpf/rfbench{os.getpid()}")

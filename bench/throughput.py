@@ -13,7 +13,8 @@ from pathlib import Path
 
 from wire import listening, pair, run
 
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 
 GOAL = 0.95
 SECONDS = 2

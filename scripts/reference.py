@@ -19,7 +19,7 @@ from ringfence.model import columns
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by `make docs` from the code; edit the code. -->\n"
 SETTINGS = (
-    ("agent", "ringfence.agent.main", "AgentSettings"),
+    ("agent", "ringfence.agent.settings", "AgentSettings"),
     ("server", "ringfence.server.app", "ServerSettings"),
     ("connector", "ringfence.kube.settings", "ConnectorSettings"),
     ("lab", "ringfence.lab.settings", "LabSettings"),

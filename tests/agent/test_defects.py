@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ringfence.agent import main
-from ringfence.agent.main import Agent, AgentSettings
-from ringfence.agent.step import COUNTS_DEFECT, FACTS_DEFECT, Commit, Keep, Tick, step
+from ringfence.agent.defects import COUNTS_DEFECT, FACTS_DEFECT
+from ringfence.agent.main import Agent
+from ringfence.agent.settings import AgentSettings
+from ringfence.agent.step import Commit, Keep, Tick, step
 from ringfence.capture import privilege
 from ringfence.flows.ends import OPENED
 from tests.agent.test_step import SECOND, observed, start

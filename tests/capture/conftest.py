@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ringfence.capture.entering import inside
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 
 _number = itertools.count()
 

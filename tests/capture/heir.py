@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 
 
 def main() -> None:

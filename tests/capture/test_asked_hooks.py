@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.asked import HOOKS, Asked
 from ringfence.capture.build import compile_program
 from ringfence.capture.decode.asked import PAIR, TIMES
@@ -84,7 +84,7 @@ class Other:
             source = source.replace(f"int {name}(", f"int other_{name}(")
         (folder / "other.bpf.c").write_text(source)
         compile_program(folder / "other.bpf.c", folder / "other.o")
-        self.program = bpf.Object((folder / "other.o").read_bytes(), "other")
+        self.program = libbpf.Object((folder / "other.o").read_bytes(), "other")
         self.program.load()
         self.links: list[int] = []
 
@@ -178,8 +178,8 @@ def test_other_namespaces_are_not_ours(pod, asked):
 
 def test_what_found_no_room_is_counted(pod, other, monkeypatch):
     other.attach(pod.above, *HOOKS)
-    load = bpf.Object.load
-    monkeypatch.setattr(bpf.Object, "load", lambda self: (self.set_entries("pairs", 2), load(self))[1])
+    load = libbpf.Object.load
+    monkeypatch.setattr(libbpf.Object, "load", lambda self: (self.set_entries("pairs", 2), load(self))[1])
     one = Asked()
     one.start()
     one.look([UID])

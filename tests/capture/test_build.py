@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringfence.capture import bpf
+from ringfence.capture import libbpf
 from ringfence.capture.build import PROGRAMS, SOURCES, compile_program, object_bytes
 from ringfence.capture.layout import LAYOUT_TABLE
 from ringfence.model.problems import Problem
@@ -31,7 +31,7 @@ def test_the_same_source_gives_the_same_bytes(program: str, tmp_path: Path) -> N
 
 @pytest.mark.real
 def test_structs_are_the_ones_python_reads() -> None:
-    loaded = bpf.Object(object_bytes("tap"), "tap")
+    loaded = libbpf.Object(object_bytes("tap"), "tap")
     try:
         # Behind the ports of tunnels, two octets each, and how many packets one stands for (counters.py).
         table = loaded.variables(".rodata")[16 : 16 + 4 * len(LAYOUT_TABLE)].view(np.uint32)

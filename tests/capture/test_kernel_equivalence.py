@@ -202,7 +202,8 @@ def test_an_interface_that_comes_is_heard(lan: Any) -> None:
 
 WITHOUT_EBPF = """
 import sys
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 capture = Capture(CaptureSettings(pin_dir=sys.argv[1]))
 capture.start()
 print("ready", flush=True)

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from ringfence.capture.kernel import Capture, CaptureSettings
+from ringfence.capture.kernel import Capture
+from ringfence.capture.settings import CaptureSettings
 from ringfence.capture.taps import namespace_inode
 from ringfence.model.problems import Problem
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ringfence.capture import bpf
+from ringfence.capture import libbpf
 from ringfence.model.addresses import pack
 from ringfence.model.protocols import TCP, UDP
 
@@ -203,16 +203,16 @@ def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
 def test_a_kernel_without_the_tracepoint_of_sends_still_names_the_rest(
     lan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, left_out = bpf.Object.load, []
+    whole, left_out = libbpf.Object.load, []
 
-    def load(loaded: bpf.Object) -> None:
+    def load(loaded: libbpf.Object) -> None:
         if loaded._name == "process.bpf.o" and not left_out:
             raise OSError(3, "no such tracepoint")
         whole(loaded)
 
-    skip = bpf.Object.skip
-    monkeypatch.setattr(bpf.Object, "load", load)
-    monkeypatch.setattr(bpf.Object, "skip", lambda *each: (left_out.append(each[1]), skip(*each)))
+    skip = libbpf.Object.skip
+    monkeypatch.setattr(libbpf.Object, "load", load)
+    monkeypatch.setattr(libbpf.Object, "skip", lambda *each: (left_out.append(each[1]), skip(*each)))
     capture = lan.capture(processes=True)
     assert left_out == ["sends"]
     assert [note for note in capture.notes if "UDP" in note and "6.3" in note]

@@ -161,7 +161,10 @@ def test_a_real_connection_whose_listener_is_gone_has_its_direction() -> None:
             while size:
                 size -= len(other.recv(size))
         for _ in range(200):
-            told = {pair(row, "consumer", "provider") for row in accepted(tables())}
+            told = {
+                pair(row, "consumer", "provider")
+                for row in accepted(tables(netlink.Netlink(NETLINK_SOCK_DIAG)))
+            }
             if mine <= told:
                 break
         assert mine <= told
@@ -209,7 +212,7 @@ def as_texts(table) -> set[tuple[str, int, str, int]]:
 
 def test_real_connections_are_found_the_right_way_round() -> None:
     with connections() as expected:
-        table = tables()
+        table = tables(netlink.Netlink(NETLINK_SOCK_DIAG))
     found = {pair(row, "consumer", "provider") for row in accepted(table)}
     assert expected <= found
     assert not {(one[2], one[3], one[0], one[1]) for one in expected} & found
@@ -218,7 +221,7 @@ def test_real_connections_are_found_the_right_way_round() -> None:
 @pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss (iproute2) as the second reader")
 def test_the_table_is_the_one_that_ss_prints() -> None:
     with connections():
-        table = tables()
+        table = tables(netlink.Netlink(NETLINK_SOCK_DIAG))
         printed = subprocess.run(
             ["ss", "-tnH", "state", "established"], capture_output=True, text=True, check=True
         ).stdout

@@ -48,10 +48,20 @@ def until(holds, seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+RUNNING = 5
+"""Column R of /proc/net/packet (net/packet/af_packet.c packet_seq_show)."""
+
+
 def sockets(lab) -> int:
-    """Packet sockets in all nodes, by the kernel's own list."""
+    """Packet sockets in all nodes that are bound, by the kernel's own list: an unbound one takes nothing yet."""
     read = lambda: Path("/proc/thread-self/net/packet").read_text()  # noqa: E731
-    return sum(len(entered(f"/run/netns/{node.netns}", read).splitlines()) - 1 for node in lab.nodes)
+    told = [entered(f"/run/netns/{node.netns}", read) for node in lab.nodes]
+    return sum(line.split()[RUNNING] == "1" for one in told for line in one.splitlines()[1:])
+
+
+def has_begun(folder: Path) -> bool:
+    """A file's interfaces are written once every one of them is listened at."""
+    return any(b"\0icmp" in file.read_bytes() for file in folder.glob("*.pcapng"))
 
 
 def ask(file: Path, *fields: str, only: str = "") -> list[tuple[str, ...]]:
@@ -210,7 +220,7 @@ def test_a_pod_on_the_host_network_is_its_node_s_uplinks(world, tmp_path):
     """Beside what tcpdump on the node's uplink counts, and the file says what it holds."""
     lab, file, theirs = world.lab, tmp_path / "host.pcapng", tmp_path / "theirs.pcap"
     run = Run(world, "hosts/host", "-w", str(file), "--filter", "icmp")
-    until(lambda: sockets(lab) >= 1)
+    until(lambda: has_begun(tmp_path))
     taken = sockets(lab)
     argv = ["tcpdump", "-U", "-n", "-i", "eth0", "-c", "12", "-w", str(theirs), "icmp"]
     beside = subprocess.Popen(lab.command(lab.nodes[0], argv), stderr=subprocess.DEVNULL)
@@ -261,7 +271,7 @@ for n in range(40000):
 def test_a_node_and_rotation(world, tmp_path):
     lab, file = world.lab, tmp_path / "node.pcapng"
     run = Run(world, "node/node1", "-w", str(file), "--filter", "icmp", "--rotate", "1k")
-    until(lambda: sockets(lab) >= 1)
+    until(lambda: has_begun(tmp_path))
     ping(lab, "a", "c", 8)
     said = run.end()
     files = sorted(tmp_path.glob("node-*.pcapng"))

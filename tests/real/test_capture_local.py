@@ -18,7 +18,7 @@ from ringfence.lab import cluster
 from ringfence.lab.cluster import Lab
 from ringfence.lab.settings import LabSettings
 
-from .test_capture import ask, sockets, until
+from .test_capture import ask, has_begun, sockets, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -123,7 +123,7 @@ def test_a_pod_on_the_host_network_is_its_node_s_uplinks_and_the_file_says_so(
 ) -> None:
     file = tmp_path / "host.pcapng"
     run = start(lab, uid(lab, "host"), "-w", str(file), "--filter", "icmp")
-    until(lambda: sockets(lab) >= 1)
+    until(lambda: has_begun(tmp_path))
     address = lab.pod("c", "cap").addresses[0]
     argv = ["ip", "netns", "exec", lab.nodes[0].netns, "ping", "-c", "4", "-i", "0.05", address]
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import compile_program
 from ringfence.flows.present import rfc3339
 from ringfence.lab import kernel
@@ -89,7 +89,7 @@ class Balancer:
     def __init__(self, folder: Path) -> None:
         target = folder / "balancer.o"
         compile_program(Path(__file__).with_name("balancer.bpf.c"), target)
-        self.program = bpf.Object(target.read_bytes(), "balancer")
+        self.program = libbpf.Object(target.read_bytes(), "balancer")
         self.program.load()
         self.links: list[int] = []
         self.maps = [self.program.map(name) for name in ("forward", "back")]

@@ -30,8 +30,6 @@ HINT = np.dtype(TUPLE)
 ACCEPTED = np.dtype([*TUPLE, ("window", "<i8")])
 MAX_TRANSLATIONS = 500_000
 """Translations in one batch; a dump of a busier node goes over several."""
-FACTS_DEFECT, COUNTS_DEFECT = "facts-defect", "counts-defect"
-"""Losses by a defect of ours: what was known beside the counts of a window, and the counts themselves."""
 MAX_WINDOWS = 3_600
 """Windows one batch may close; after a longer pause the older ones are left out, which shows as absence."""
 
@@ -123,40 +121,6 @@ class Observed(NamedTuple):
     def told(self) -> tuple[int, ...]:
         """The windows that the counts are of, ascending."""
         return self.windows or (self.open_window or 0,)
-
-
-def bare(state: State, event: Observed) -> tuple[State, Observed]:
-    """The same counts without anything beside them, now or remembered, said as a loss: what a defect in the rest leaves."""
-    state = state._replace(
-        hints=state.hints[:0],
-        opened=state.opened[:0],
-        openers=(),
-        facts=state.facts[:0],
-        accepted=state.accepted[:0],
-        asks=state.asks[:0],
-        names=Names(),
-        lent=state.lent[:0],
-    )
-    return state, event._replace(
-        hints=event.hints[:0],
-        processes=event.processes[:0],
-        process_infos=(),
-        facts=event.facts[:0],
-        accepted=event.accepted[:0],
-        ends=event.ends[:0],
-        asks=event.asks[:0],
-        heard=Heard(),
-        losses=(*event.losses, Loss(FACTS_DEFECT, events=1)),
-    )
-
-
-def blind(state: State, event: Observed) -> tuple[State, Observed]:
-    """Nothing but that time passed, as if the agent had just begun; the packets, all taps added, are a loss."""
-    lost = Loss(COUNTS_DEFECT, event.packets, int(event.counts["octets"].sum()), len(event.counts))
-    state, empty = bare(state, event)
-    state = state._replace(conversations=state.conversations[:0], translations=state.translations[:0])
-    empty = empty._replace(counts=event.counts[:0], packets=0, translations=event.translations[:0])
-    return state, empty._replace(losses=(*empty.losses, lost))
 
 
 class Switch(NamedTuple):

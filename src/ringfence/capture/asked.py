@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import object_bytes
 from ringfence.capture.decode.asked import (
     PAIR,
@@ -67,7 +67,7 @@ class Asked:
 
     def __init__(self, wanted: bool = True, proc: Path = Path("/proc")) -> None:
         self._wanted, self._proc = wanted, proc
-        self._loaded: bpf.Object | None = None
+        self._loaded: libbpf.Object | None = None
         self._pairs = self._missed = -1
         self._lost = 0
         self._tracepoints: list[int] = []
@@ -89,7 +89,7 @@ class Asked:
             self.notes = (f"load balancing at sockets is not followed: {why(error, 'BPF', 'PERFMON')}",)
 
     def _load(self) -> None:
-        self._loaded = bpf.Object(object_bytes("asked"), "asked.bpf.o")
+        self._loaded = libbpf.Object(object_bytes("asked"), "asked.bpf.o")
         self._loaded.load()
         self._pairs, self._missed = self._loaded.map("pairs"), self._loaded.map("missed")
         for name in ("settled", "sent"):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import object_bytes
 from ringfence.capture.decode.counts import tap_counts
 from ringfence.capture.layout import (
@@ -195,7 +195,7 @@ class Counters:
         bpf.update(self._fds["unheard"], struct.pack("=I", place), value)
 
     def _load(self, content: bytes, build: int) -> None:
-        loaded = bpf.Object(content, "tap.bpf.o")
+        loaded = libbpf.Object(content, "tap.bpf.o")
         try:
             _configure(loaded, self._options, build)
             _load_or_explain(loaded)
@@ -256,7 +256,7 @@ def _utc_offset() -> int:
     return found
 
 
-def _configure(loaded: bpf.Object, options: Options, build: int) -> None:
+def _configure(loaded: libbpf.Object, options: Options, build: int) -> None:
     """Set map sizes and variables, and refuse an object whose structs are not the ones Python reads."""
     for name in COUNT_MAPS:
         loaded.set_entries(name, entries_of(name.partition("_")[0], options.map_entries))
@@ -286,7 +286,7 @@ def _set_ports(constants: np.ndarray, at: int, ports: tuple[int, ...], places: i
     constants[at : at + len(packed)] = packed
 
 
-def _load_or_explain(loaded: bpf.Object) -> None:
+def _load_or_explain(loaded: libbpf.Object) -> None:
     try:
         loaded.load()
     except OSError as error:

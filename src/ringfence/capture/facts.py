@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import object_bytes
 from ringfence.capture.privilege import why
 from ringfence.flows.facts import FACT
@@ -72,7 +72,7 @@ class Source:
             self.note = f"{self._what} are not known: {why(error, 'BPF', 'PERFMON')}"
 
     def _attach(self) -> None:
-        loaded = bpf.Object(object_bytes(self._program), f"{self._program}.bpf.o")
+        loaded = libbpf.Object(object_bytes(self._program), f"{self._program}.bpf.o")
         try:
             loaded.load()
             self._map = loaded.map("facts")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ringfence.capture import bpf
+from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import object_bytes
 from ringfence.capture.decode.cgroups import container_id
 from ringfence.capture.decode.openers import CONVERSATION, FOLDER, OPENER, distinct, text
@@ -205,10 +205,10 @@ class Openers:
         return self._containers[cgroup]
 
 
-def _loaded() -> tuple[bpf.Object, list[str]]:
+def _loaded() -> tuple[libbpf.Object, list[str]]:
     """The programs in the kernel; what this kernel has not, in words."""
     for skipped in ((), ("sends",)):
-        loaded = bpf.Object(object_bytes("process"), "process.bpf.o")
+        loaded = libbpf.Object(object_bytes("process"), "process.bpf.o")
         try:
             for program in skipped:
                 loaded.skip(program)
@@ -222,7 +222,7 @@ def _loaded() -> tuple[bpf.Object, list[str]]:
     raise reason
 
 
-def _attached(loaded: bpf.Object, program: str, tracepoint: str | None) -> int:
+def _attached(loaded: libbpf.Object, program: str, tracepoint: str | None) -> int:
     fd = loaded.program(program)
     try:
         return bpf.open_tracepoint(fd, tracepoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from ringfence.capture.bpf import libbpf
+from ringfence.capture.libbpf import library
 
 _SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -15,7 +15,7 @@ class RingBuffer:
 
     def __init__(self, fd: int, most: int) -> None:
         """`most` records are taken in one call."""
-        self._lib = libbpf()
+        self._lib = library()
         self._most = most
         self._taken: list[bytes] = []
         self._callback = _SAMPLE(self._take)

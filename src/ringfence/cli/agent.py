@@ -87,7 +87,8 @@ def command(
     """
     # Threads that a library starts when it is loaded would keep rights that the agent gives up later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from ringfence.agent.main import Agent, AgentSettings
+    from ringfence.agent.main import Agent
+    from ringfence.agent.settings import AgentSettings
     from ringfence.cli.config import load
 
     flags = {

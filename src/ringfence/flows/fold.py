@@ -109,7 +109,7 @@ def fold(
     order = np.lexsort((-_packets(taps), group * 1024 + taps["mixed"].astype(np.int64) * 4 + role))
     starts = np.flatnonzero(changes(group[order]))
     best = order[starts]
-    rows = _oriented(taps.take(best), by_low == 1)
+    rows = _oriented(taps, best, by_low == 1)
     rows["window"], rows["first_window"] = window, first_window
     rows["direction"], rows["role"] = direction, role[best]
     # Where only the provider's end is seen, the way to the consumer is not in what a tap can time.
@@ -298,21 +298,27 @@ def _is_local(taps: Sides, side: str, place: Place) -> Mask:
     return found
 
 
-def _oriented(best: Sides, by_low: Mask) -> Table:
-    """SIGHTING rows from canonical rows, the opener as consumer."""
+def _oriented(taps: Sides, best: I64, by_low: Mask) -> Table:
+    """SIGHTING rows from the canonical rows `best`, the opener as consumer. A column at a time: a copy of all of them would
+    be the most memory of a window."""
     rows = structured(SIGHTING, len(best))
     for name in ("protocol", "kind", "zone", "inner"):
-        rows[name] = best[name]
+        rows[name] = taps[name][best]
+    nobodys = ports_are_nobodys(taps)[best]
     for part in ("hi", "lo", "port"):
-        keep = (by_low | ports_are_nobodys(best)) if part == "port" else by_low
-        rows["consumer_" + part] = np.where(keep, best["consumer_" + part], best["provider_" + part])
-        rows["provider_" + part] = np.where(keep, best["provider_" + part], best["consumer_" + part])
+        keep = (by_low | nobodys) if part == "port" else by_low
+        _put_ends(rows, part, keep, taps["consumer_" + part][best], taps["provider_" + part][best])
     for name in ("packets", "octets", "flags"):
-        rows["consumer_" + name] = np.where(by_low, best["low_" + name], best["high_" + name])
-        rows["provider_" + name] = np.where(by_low, best["high_" + name], best["low_" + name])
+        _put_ends(rows, name, by_low, taps["low_" + name][best], taps["high_" + name][best])
     tcp = (rows["protocol"] == TCP) & (rows["kind"] == Kind.PLAIN)
-    rows["zero_windows"][tcp] = (best["low_zero_windows"] + best["high_zero_windows"])[tcp]
+    rows["zero_windows"][tcp] = (taps["low_zero_windows"] + taps["high_zero_windows"])[best[tcp]]
     return rows
+
+
+def _put_ends(rows: Table, name: str, keep: Mask, low: NDArray[Any], high: NDArray[Any]) -> None:
+    """Fill a column of both ends: the low end is the consumer where `keep`."""
+    rows["consumer_" + name] = np.where(keep, low, high)
+    rows["provider_" + name] = np.where(keep, high, low)
 
 
 def _name_taps(rows: Table, tap: NDArray[np.uint32], order: I64, starts: I64) -> int:

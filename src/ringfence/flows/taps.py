@@ -126,9 +126,12 @@ def per_tap(counts: Table) -> Sides:
 
 
 def _summed(one_way: Columns) -> Columns:
-    """One row per (conversation, tap, sender, in or out), sorted so: the ICMP types of one pair of hosts add up."""
+    """One row per (conversation, tap, sender, in or out), sorted so: the ICMP types of one pair of hosts add up.
+
+    Takes the columns out of `one_way`, so that each is held once.
+    """
     order = _in_order(one_way)
-    rows = {name: column[order] for name, column in one_way.items()}
+    rows = {name: one_way.pop(name)[order] for name in tuple(one_way)}
     starts = np.flatnonzero(changes(rows["key"], rows["way"]))
     if len(starts) == len(order):
         return rows
