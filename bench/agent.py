@@ -4,7 +4,7 @@ A lab node with 250 pods; one of them goes round 30,000 UDP tuples to another, e
 records and CPU of the agent per record (everything it does: drain, fold, encode, spool), resident memory, kernel memory by
 its memory cgroup, and what it reports as lost. No server is there: batches stay in the spool. Run as root:
 
-    python bench/agent.py [--pods 250] [--rate 30000] [--seconds 20]
+    python bench/agent.py [--pods 250] [--rate 30000] [--seconds 20] [--modes conversation,detailed]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=250)
     parser.add_argument("--rate", type=int, default=30_000)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--modes", default="conversation,detailed")
     asked = parser.parse_args()
     name = f"bench{os.getpid()}"
     lab = cluster.up(LabSettings(name=name, nodes=1, traffic=False, probes=False, apps=False, ipv6=False))
@@ -45,7 +46,7 @@ def main() -> None:
             lab.add_pod("bench", f"p{number}", node="node1")
         receiver = lab.pod("p1", "bench")
         lab.exec(receiver, ["iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "DROP"])
-        for mode in ("conversation", "detailed"):
+        for mode in asked.modes.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 measure(lab, Path(folder), mode, asked)
     finally:

@@ -18,7 +18,7 @@ from ringfence.agent.budget import window
 from ringfence.agent.defects import bare, blind
 from ringfence.agent.filling import Filling, is_due, look, pause
 from ringfence.agent.identity import Enrol, caller, sender
-from ringfence.agent.meter import Limits, give_back
+from ringfence.agent.meter import Limits, give_back, hold_little
 from ringfence.agent.orders import Desired, Listener
 from ringfence.agent.settings import MODES, AgentSettings, budget, capture_settings, check, length
 from ringfence.agent.shipping import Shipper
@@ -61,6 +61,7 @@ class Agent:
 
     def run(self, stop: threading.Event) -> None:
         """Capture and ship until `stop`. Raises Problem when it cannot start; nothing is left behind then."""
+        hold_little()
         settings = self._settings
         spool = Spool(Path(settings.data) / "spool", settings.spool_cap)
         carrier = sender(settings.server, settings.token_file, self._enrol(), self._log)

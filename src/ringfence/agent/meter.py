@@ -14,6 +14,10 @@ SHARE = 0.9
 """Part of a cgroup's limit that is the budget where none is set: before the kernel throttles, or kills."""
 EVERY = 5.0
 """Seconds between two looks."""
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
+"""Parameters of mallopt(3) (malloc.h)."""
+MAPPED = 256 << 10
+"""Octets from which on a piece of memory is mapped on its own. Less costs more faults and saves little."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -57,6 +61,19 @@ class Limits:
         """What is given up, in words."""
         said = note(self._standing, self.budget)
         return () if said is None else (said,)
+
+
+def hold_little() -> None:
+    """Let the C library hold as little free memory as it can (glibc's mallopt(3)); call before there are threads.
+
+    Columns of a busy window are mapped each on its own and go back when they are dropped: by itself glibc raises that limit
+    to the largest column it ever met, and the holes between those that live longer stay resident. One arena serves all
+    threads, because only one of them works on columns.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:
+        adjust(M_ARENA_MAX, 1)
+        adjust(M_MMAP_THRESHOLD, MAPPED)
 
 
 def give_back() -> None:

@@ -11,6 +11,7 @@ from ringfence.flows.fold import U64, Folded, Mask, Place
 from ringfence.flows.heard import NODE, Heard, own
 from ringfence.flows.names import Asking, Names, name
 from ringfence.flows.terms import Dictionaries, fitted
+from ringfence.model.addresses import among
 from ringfence.model.batches import Loss
 from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, Table
 from ringfence.model.protocols import TCP
@@ -62,9 +63,7 @@ def name_providers(
 
 def _consumers(rows: Table, pods: NDArray[np.uint32], place: Place) -> NDArray[np.uint32]:
     """Who learnt names: a pod, the node at any of its addresses, or nobody that is known here (0)."""
-    local = np.zeros(len(rows), np.bool_)
-    for hi, lo in zip(place.local_hi, place.local_lo, strict=True):
-        local |= (rows["consumer_hi"] == hi) & (rows["consumer_lo"] == lo)
+    local = among(rows["consumer_hi"], rows["consumer_lo"], place.local_hi, place.local_lo)
     who = pods[rows["consumer_pod"]]
     return np.where(local & (who == 0), NODE, who).astype(np.uint32)
 

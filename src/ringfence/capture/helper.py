@@ -19,9 +19,7 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +51,10 @@ class Helper:
     """This end: starts the other process and asks it. For many threads; `close` ends it."""
 
     def __init__(self) -> None:
+        # Here, because the other process has no use for them and should stay small.
+        import subprocess
+        import threading
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             number = theirs.fileno()
@@ -93,8 +95,10 @@ class Helper:
 
     def close(self) -> None:
         """End it."""
+        from subprocess import TimeoutExpired
+
         self._channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutExpired):
             self._process.wait(5)
         self._process.kill()
         self._process.wait()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ringfence.flows.fold import U64, Mask, Place
 from ringfence.flows.keys import hash_words, text_hash
 from ringfence.flows.taps import conversation_key
+from ringfence.model.addresses import among
 from ringfence.model.batches import ProcessInfo
 from ringfence.model.columns import SIGHTING, TUPLE, Kind, Table, structured
 from ringfence.model.protocols import TCP, UDP
@@ -120,9 +121,7 @@ def holders(
 ) -> tuple[NDArray[np.uint32], Mask]:
     """Whose network each row's end is in, and whether that is known: a pod seen at its tap, or the node."""
     pod = sightings[side + "_pod"]
-    local = np.zeros(len(sightings), np.bool_)
-    for hi, lo in zip(place.local_hi, place.local_lo, strict=True):
-        local |= (sightings[side + "_hi"] == hi) & (sightings[side + "_lo"] == lo)
+    local = among(sightings[side + "_hi"], sightings[side + "_lo"], place.local_hi, place.local_lo)
     return np.where(pod > 0, who[pod], 0).astype(np.uint32), (pod > 0) | local
 
 

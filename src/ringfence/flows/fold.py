@@ -20,6 +20,7 @@ from ringfence.flows.hops import hops
 from ringfence.flows.keys import is_reversed, ports_are_nobodys
 from ringfence.flows.memory import CONVERSATION, forget
 from ringfence.flows.taps import NEVER, Sides, changes, conversation_key, per_tap
+from ringfence.model.addresses import among
 from ringfence.model.columns import (
     FLAG_SYN_ACK,
     FLAG_SYN_ONLY,
@@ -284,18 +285,13 @@ def _roles(taps: Sides, by_low: Mask, place: Place) -> NDArray[np.uint8]:
     consumer_in = np.where(by_low, taps["low_ingress"], taps["high_ingress"]) == 1
     provider_in = np.where(by_low, taps["high_ingress"], taps["low_ingress"]) == 1
     at_consumer = np.where(consumer_seen, consumer_in, ~provider_in)
-    low_local, high_local = (_is_local(taps, side, place) for side in ("consumer", "provider"))
+    low_local, high_local = (
+        among(taps[f"{side}_hi"], taps[f"{side}_lo"], place.local_hi, place.local_lo)
+        for side in ("consumer", "provider")
+    )
     from_here, to_here = np.where(by_low, low_local, high_local), np.where(by_low, high_local, low_local)
     node = np.where(from_here, Role.CONSUMER, np.where(to_here, Role.PROVIDER, Role.TRANSIT))
     return np.where(is_pod, np.where(at_consumer, Role.CONSUMER, Role.PROVIDER), node).astype(np.uint8)
-
-
-def _is_local(taps: Sides, side: str, place: Place) -> Mask:
-    """Whether the address of one canonical side is the node's own."""
-    found = np.zeros(len(taps), np.bool_)
-    for hi, lo in zip(place.local_hi, place.local_lo, strict=True):
-        found |= (taps[side + "_hi"] == hi) & (taps[side + "_lo"] == lo)
-    return found
 
 
 def _oriented(taps: Sides, best: I64, by_low: Mask) -> Table:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.keys import hash_words, tuple_hash
+from ringfence.model.addresses import among
 from ringfence.model.batches import TlsInfo
 from ringfence.model.columns import TUPLE, Table
 
@@ -72,9 +73,7 @@ def own(heard: Heard, is_pod: Mask, local: tuple[U64, U64], lent: U64) -> Heard:
     if not len(messages):
         return heard
     at_pod = np.append(is_pod, False)[np.minimum(messages["tap"], len(is_pod))]
-    ours = np.zeros(len(messages), np.bool_)
-    for hi, lo in zip(*local, strict=True):
-        ours |= (messages["consumer_hi"] == hi) & (messages["consumer_lo"] == lo)
+    ours = among(messages["consumer_hi"], messages["consumer_lo"], *local)
     kept = np.where(ours, ~np.isin(plain_key(messages), lent), at_pod)
     came = heard.answers["message"]
     messages, answers = messages.copy(), heard.answers[kept[came]]

@@ -17,6 +17,10 @@ MAPPED = 0xFFFF_0000_0000
 
 U64 = NDArray[np.uint64]
 
+_SLOT_BITS = 16
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Multiplicative hashing: 2^64 divided by the golden ratio (Knuth, TAOCP 3, section 6.4)."""
+
 _OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _DOTTED = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}", re.ASCII)
 
@@ -45,3 +49,37 @@ def unpack(hi: int, lo: int) -> str:
 def texts(hi: U64, lo: U64) -> list[str]:
     """The text forms of a column; meant for answers (thousands), not for hot paths."""
     return [unpack(int(h), int(low)) for h, low in zip(hi.tolist(), lo.tolist(), strict=True)]
+
+
+def among(hi: U64, lo: U64, those_hi: U64, those_lo: U64) -> NDArray[np.bool_]:
+    """Which addresses of a column are among others, at a cost that hardly depends on their number.
+
+    A node may have thousands (kube-proxy's IPVS mode binds every service's). Most addresses of flows are none of them: a
+    table of their hashes' upper bits says so of nearly all, and only the rest is searched for.
+    """
+    found = np.zeros(len(lo), np.bool_)
+    if not len(those_lo):
+        return found
+    taken = np.zeros(1 << _SLOT_BITS, np.bool_)
+    taken[_slots(those_lo)] = True
+    rows = np.flatnonzero(taken[_slots(lo)])
+    found[rows] = _searched(hi[rows], lo[rows], those_hi, those_lo)
+    return found
+
+
+def _slots(lo: U64) -> U64:
+    with np.errstate(over="ignore"):
+        return lo * _GOLDEN >> np.uint64(64 - _SLOT_BITS)
+
+
+def _searched(hi: U64, lo: U64, those_hi: U64, those_lo: U64) -> NDArray[np.bool_]:
+    order = np.argsort(those_lo, kind="stable")
+    sorted_hi, sorted_lo = those_hi[order], those_lo[order]
+    at = np.searchsorted(sorted_lo, lo)
+    found = np.zeros(len(lo), np.bool_)
+    # Addresses of several networks may end alike: as often as the commonest ending comes, the next one is looked at.
+    _, often = np.unique(sorted_lo, return_counts=True)
+    for step in range(int(often.max())):
+        here = np.minimum(at + step, len(order) - 1)
+        found |= (sorted_lo[here] == lo) & (sorted_hi[here] == hi)
+    return found
