@@ -20,7 +20,7 @@ from pathlib import Path
 
 from flood import agent as agent_of
 from flood import kept, sender
-from many_flows import memory
+from many_flows import below, memory
 from peers import cpu, times
 
 from ringfence.lab import cluster
@@ -79,7 +79,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
         ) as agent:
             try:
                 time.sleep(40.0)  # attaching to 250 pods, and looking again soon after
-                start, idle, shared = cpu(agent.pid), memory(agent.pid), memory(agent.pid, "Pss")
+                start, idle = cpu(agent.pid), memory(agent.pid)
                 time.sleep(IDLE)
                 resting = (cpu(agent.pid) - start) / IDLE
                 before = times(agent.pid)
@@ -89,14 +89,15 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
                 busiest = memory(agent.pid)
                 time.sleep(17.0 if mode == "conversation" else 3.0)
                 user, system = (end - start for start, end in zip(before, times(agent.pid), strict=True))
-                held, most = memory(agent.pid), peak(agent.pid)
+                held = memory(agent.pid)
+                most = peak(agent.pid) + below(agent.pid)
                 kernel = int((group / "memory.kmem.usage_in_bytes").read_text()) if group else None
             finally:
                 agent.terminate()
     made = kept(folder)
     print(
         f"{mode}, {asked.pods} pods, {made.taps} taps: idle {resting * 100:.2f} % of a core, "
-        f"{idle / 1e6:.0f} MB resident ({shared / 1e6:.0f} MB with what is shared counted once); {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
+        f"{idle / 1e6:.0f} MB resident; {sent / asked.seconds:,.0f} packets/s of {asked.rate:,} flows: "
         f"{made.packets:,} of {sent:,} packets in {made.records:,} records, lost {made.lost or 0}, "
         f"{user / max(made.records, 1) * 1e6:.2f} us user and {system / max(made.records, 1) * 1e6:.2f} us system CPU and {made.octets / max(made.records, 1):.1f} octets on disk a record, "
         f"{busiest / 1e6:.0f} MB under load, {most / 1e6:.0f} MB at most, {held / 1e6:.0f} MB after; "
@@ -106,7 +107,7 @@ def measure(lab: Lab, folder: Path, mode: str, asked: argparse.Namespace) -> Non
 
 
 def peak(pid: int) -> int:
-    """The most octets a process ever had resident (VmHWM)."""
+    """The most octets a process itself ever had resident (VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 

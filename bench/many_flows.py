@@ -62,18 +62,34 @@ def measure(namespace: str, folder: Path, mode: str, entries: int, asked: argpar
     )
 
 
-def memory(pid: int, what: str = "Rss") -> int:
-    """Octets resident of a process and those below it; `Pss`: what they share is counted once."""
-    total, pending = 0, [pid]
+def memory(pid: int) -> int:
+    """Octets resident of a process, and of those below it what they do not share (one interpreter, one C library)."""
+    return _resident(pid, "Rss:") + below(pid)
+
+
+def below(pid: int) -> int:
+    """What the processes below one have resident and do not share."""
+    total, pending = 0, _below(pid)
     while pending:
         one = pending.pop()
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1024
-            pending += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
-        except (OSError, ValueError):
-            continue
+        total += _resident(one, "Private_Clean:", "Private_Dirty:")
+        pending += _below(one)
     return total
+
+
+def _resident(pid: int, *kinds: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kinds))
+
+
+def _below(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 if __name__ == "__main__":

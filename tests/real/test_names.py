@@ -96,13 +96,14 @@ def connect(lab, pod, name=SHOP, server=DNS4):
 
 
 def flow_from(world, port, address=None):
+    everything = world.ask("/v1/flows")["flows"]
     flows = [
         flow
-        for flow in world.ask("/v1/flows")["flows"]
+        for flow in everything
         if flow["consumer"]["port"] == port and flow["taps"]
         and address in (None, flow["provider"]["ip"])
     ]  # fmt: skip
-    assert len(flows) == 1, flows
+    assert len(flows) == 1, flows or everything
     return flows[0]
 
 

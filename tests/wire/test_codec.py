@@ -17,7 +17,7 @@ from ringfence.model.batches import BatchHeader, Loss, ProcessInfo, TapInfo, Tls
 from ringfence.model.columns import HOP, LAYOUT, SIGHTING, TRANSLATION, Table
 from ringfence.model.problems import Problem
 from ringfence.testing.batches import SECOND, START, header, no_translations, sighting
-from ringfence.wire.codec import MAX_BODY, PREFIX, decode, encode
+from ringfence.wire.codec import MAX_BODY, PREFIX, decode, encode, peek
 
 NAMES = st.text("abcdefgh0123456789-", min_size=1, max_size=12)
 
@@ -96,8 +96,34 @@ def test_mutated_bytes_are_a_problem_or_another_batch(
     body = bytearray(encode(*batch))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    changed = bytes(body[: data.draw(st.integers(0, len(body)))])
     with contextlib.suppress(Problem):
-        decode(bytes(body[: data.draw(st.integers(0, len(body)))]))
+        decode(changed)
+    # What a spool finds whole is the batch itself, as far as its frame goes.
+    with contextlib.suppress(Problem):
+        assert peek(changed) == batch[0]
+
+
+@given(batches(), st.binary(min_size=1, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_what_follows_a_batch_is_seen_without_unpacking_it(
+    batch: tuple[BatchHeader, Table, Table, Table], more: bytes
+) -> None:
+    body = encode(*batch)
+    assert peek(body) == batch[0]
+    with pytest.raises(Problem):
+        peek(body + more)
+
+
+def test_a_large_batch_is_looked_into_a_piece_at_a_time() -> None:
+    rows = np.repeat(sighting(START), 100_000)
+    rows["consumer_octets"] = np.random.default_rng(1).integers(0, 1 << 40, len(rows))
+    head = header(1, (START,))
+    body = encode(head, rows, no_translations())
+    assert peek(body) == head
+    for damaged in (body[:-1], body[: 1 << 14], body[:-9] + bytes(9), body + bytes(1 << 15)):
+        with pytest.raises(Problem):
+            peek(damaged)
 
 
 @given(batches(), st.data())

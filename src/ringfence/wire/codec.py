@@ -48,6 +48,8 @@ OLD_TRANSLATION = np.dtype(
 LEVEL = 3
 """zstd level: higher ones cost an agent more than they save on the wire."""
 
+_PIECE = 1 << 14
+"""Octets of a frame that `peek` unpacks at once."""
 FIX = "send batches of the same Ringfence version; see the agent's log"
 
 NO_HOPS: Table = np.zeros(0, HOP)
@@ -82,13 +84,10 @@ def encode(header: BatchHeader, sightings: Table, translations: Table, hops: Tab
 def decode(body: bytes) -> Batch:
     """The batch in `body`, checked in full. Raises Problem naming what is wrong; never anything else."""
     form = _form(body)
-    tables = ((SIGHTING, SIGHTING), (form.translation, TRANSLATION), (HOP, HOP))
-    rows = (form.sightings, form.translations, form.hops)
-    size = sum(stored.itemsize * count for (stored, _), count in zip(tables, rows, strict=True))
-    content = _content(body[form.prefix :], form.header + size)
+    content = _content(body[form.prefix :], form.header + form.size)
     header, offset = _header(content[: form.header], form.layout), form.header
     found = []
-    for (stored, wanted), count in zip(tables, rows, strict=True):
+    for (stored, wanted), count in zip(form.tables, form.rows, strict=True):
         table, offset = _table(content, offset, stored, wanted, count)
         found.append(table)
     batch = Batch(header, *found)
@@ -97,8 +96,23 @@ def decode(body: bytes) -> Batch:
 
 
 def peek(body: bytes) -> BatchHeader:
-    """The header alone, as far as a spool needs it. Raises Problem."""
-    return decode(body).header
+    """The header alone, of a batch that is whole (its frame's checksum says so), in little memory. Raises Problem."""
+    form = _form(body)
+    frame = memoryview(body)[form.prefix :]
+    _check_size(frame, form.header + form.size)
+    head, size, packed = bytearray(), 0, zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for start in range(0, len(frame), _PIECE):
+            piece = packed.decompress(frame[start : start + _PIECE])
+            head += piece[: max(form.header - size, 0)]
+            size += len(piece)
+            if packed.eof:
+                break
+    except zstandard.ZstdError as error:
+        raise _damaged(error) from None
+    if not packed.eof or size != form.header + form.size or start + _PIECE < len(frame) or packed.unused_data:
+        raise Problem("batch has another size than it says", "its frame", FIX)
+    return _header(bytes(head), form.layout)
 
 
 def _columns(table: Table, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
@@ -119,6 +133,21 @@ class _Form(NamedTuple):
     hops: int
     translation: np.dtype[Any]
 
+    @property
+    def tables(self) -> tuple[tuple[np.dtype[Any], np.dtype[Any]], ...]:
+        """(as it is stored, as it is today) of each table."""
+        return (SIGHTING, SIGHTING), (self.translation, TRANSLATION), (HOP, HOP)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Of each table."""
+        return self.sightings, self.translations, self.hops
+
+    @property
+    def size(self) -> int:
+        """Octets of all columns."""
+        return sum(stored.itemsize * count for (stored, _), count in zip(self.tables, self.rows, strict=True))
+
 
 def _form(body: bytes) -> _Form:
     if len(body) < PREFIX.size or len(body) > MAX_BODY:
@@ -138,17 +167,30 @@ def _form(body: bytes) -> _Form:
 
 def _content(frame: bytes, expected: int) -> bytes:
     """The decompressed frame, refused before decompression unless it says it has the expected size."""
+    _check_size(frame, expected)
     try:
-        if zstandard.get_frame_parameters(frame).content_size != expected:
-            raise Problem("batch has another size than it says", "its frame", FIX)
         content: bytes = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=expected, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise Problem(f"damaged batch ({error})", "its frame", "send it again") from None
+        raise _damaged(error) from None
     if len(content) != expected:
         raise Problem("batch has another size than it says", "its frame", FIX)
     return content
+
+
+def _check_size(frame: bytes | memoryview, expected: int) -> None:
+    """Raise Problem unless a frame says that it has so many octets."""
+    try:
+        told = zstandard.get_frame_parameters(frame).content_size
+    except zstandard.ZstdError as error:
+        raise _damaged(error) from None
+    if told != expected:
+        raise Problem("batch has another size than it says", "its frame", FIX)
+
+
+def _damaged(error: Exception) -> Problem:
+    return Problem(f"damaged batch ({error})", "its frame", "send it again")
 
 
 def _header(text: bytes, layout: int) -> BatchHeader:

@@ -73,7 +73,7 @@ class Spool:
         while path := next(iter(self._sizes), None):
             body = path.read_bytes()
             try:
-                header = decode(body).header
+                header = peek(body)
             except Problem:
                 self._set_aside(path)
                 continue
