@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Names the processes at the ends of conversations, from two raw tracepoints (the second read through BTF).
+/* Names the processes at the ends of conversations.
  *
- * inet_sock_set_state: connect(2) runs in the opener's context when the state becomes SYN_SENT, but the socket has no
- * port yet then; when it leaves that state it has, but somebody else is running. So the first step remembers who, by
- * socket, and the second writes (tuple, namespace) -> who. listen(2) runs in its caller's context, with the port known.
- * sock_send_length (6.3): a datagram was sent, in the sender's context, by a socket that has its port by now.
+ * TCP, by the raw tracepoint inet_sock_set_state: connect(2) runs in the opener's context when the state becomes SYN_SENT,
+ * but the socket has no port yet then; when it leaves that state it has, but somebody else is running. So the first step
+ * remembers who, by socket, and the second writes (tuple, namespace) -> who. listen(2) runs in its caller's context, with
+ * the port known.
+ *
+ * UDP, by hooks at the root of the cgroup v2 tree that cost sends nothing: socket(2) and connect(2) remember who, by socket,
+ * which has no port yet; which it got is told by its last close(2), by another connect(2), or else by an iterator over the
+ * sockets remembered, which is run from outside. No hook at sendmsg: any would take the socket's lock at each.
+ * Where that cannot be, by the tracepoint sock_send_length (6.3), which costs every send of every socket.
  *
  * Needs the kernel's BTF for field offsets; where that is missing, nobody is named and the agent says so. */
 #include <linux/bpf.h>
@@ -15,6 +20,8 @@
 #include <bpf/bpf_helpers.h>
 
 #include "sock.h"
+
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
 enum kind { OPENED = 0, SPOKE = 1, LISTENS = 2, CLOSED = 3 };
 
@@ -40,6 +47,11 @@ struct task_struct {
 	char comm[16];
 } __attribute__((preserve_access_index));
 
+struct bpf_iter__bpf_sk_storage_map {
+	struct sock *sk;
+	void *value;
+} __attribute__((preserve_access_index));
+
 /* src is the end whose process is named; dst is zero where the socket has no peer. */
 struct conversation {
 	__be32 src[4], dst[4];
@@ -61,10 +73,11 @@ struct folder {
 };
 
 struct sender {
-	__u64 tick;
+	__u64 tick; /* when it was told last, 0 for never */
 	__u32 pid;
 	__u16 port;
 	__be16 peer_port;
+	struct opener who;
 };
 
 struct {
@@ -186,6 +199,93 @@ int process(struct bpf_raw_tracepoint_args *ctx)
 		current_process(&who, id);
 		tell(sk, &who, after == TCP_LISTEN ? LISTENS : CLOSED);
 	}
+	return 0;
+}
+
+/* Tell who has a socket that has a port, once in a while. */
+static __always_inline void tell_holder(struct sock *sk, struct sender *mine)
+{
+	mine->tick = bpf_jiffies64();
+	mine->who.at = bpf_ktime_get_ns();
+	tell(sk, &mine->who, SPOKE);
+}
+
+static __always_inline void take(struct sock *sk, struct sender *mine)
+{
+	current_process(&mine->who, (__u64)sk);
+	mine->pid = mine->who.pid;
+	mine->tick = 0;
+}
+
+SEC("cgroup/sock_create")
+int rf_udp_create(struct bpf_sock *ctx)
+{
+	struct sender *mine;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	mine = bpf_sk_storage_get(&senders, ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (mine)
+		take(bpf_rdonly_cast(ctx, bpf_core_type_id_kernel(struct sock)), mine);
+	return 1;
+}
+
+/* The socket still has the peer it had before, if any. */
+static __always_inline int connects(struct bpf_sock_addr *ctx)
+{
+	struct sender *mine;
+	struct sock *sk;
+
+	if (!ctx->sk || ctx->protocol != IPPROTO_UDP)
+		return 1;
+	mine = bpf_sk_storage_get(&senders, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!mine)
+		return 1;
+	sk = bpf_rdonly_cast(ctx->sk, bpf_core_type_id_kernel(struct sock));
+	if (!mine->tick && mine->pid && sk->__sk_common.skc_num)
+		tell_holder(sk, mine);
+	take(sk, mine);
+	return 1;
+}
+
+SEC("cgroup/connect4")
+int rf_udp_connect4(struct bpf_sock_addr *ctx)
+{
+	return connects(ctx);
+}
+
+SEC("cgroup/connect6")
+int rf_udp_connect6(struct bpf_sock_addr *ctx)
+{
+	return connects(ctx);
+}
+
+SEC("cgroup/sock_release")
+int rf_udp_release(struct bpf_sock *ctx)
+{
+	struct sock *sk = bpf_rdonly_cast(ctx, bpf_core_type_id_kernel(struct sock));
+	struct sender *mine;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	mine = bpf_sk_storage_get(&senders, ctx, 0, 0);
+	if (mine && mine->pid && !mine->tick && sk->__sk_common.skc_num)
+		tell_holder(sk, mine);
+	return 1;
+}
+
+/* Tells of the sockets with a port that were not told of lately, in whatever namespace. */
+SEC("iter/bpf_sk_storage_map")
+int rf_udp_living(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sender *mine = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	if (!sk || !mine || !mine->pid)
+		return 0;
+	if (!sk->__sk_common.skc_num || (mine->tick && bpf_jiffies64() - mine->tick < AGAIN))
+		return 0;
+	tell_holder(sk, mine);
 	return 0;
 }
 

@@ -17,6 +17,7 @@ from ringfence.capture import bpf, libbpf
 from ringfence.capture.asked import HOOKS, Asked
 from ringfence.capture.build import compile_program
 from ringfence.capture.decode.asked import PAIR, TIMES
+from ringfence.capture.process import Openers
 from ringfence.capture.taps import namespace_inode
 from ringfence.lab import kernel
 from ringfence.model.addresses import unpack
@@ -131,6 +132,12 @@ def programs(folder: Path, kind: int, flags: int = 0) -> list[str]:
     return [bpf.program_name(int(number)) for number in numbers[: attr.count]]
 
 
+def traced() -> bool:
+    """Whether this process has tracepoints open: each costs the whole machine's sends (/proc/PID/fdinfo of a bpf link)."""
+    told = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
+    return any("raw_tracepoint" in text or "link_type:\ttracing" in text for text in told)
+
+
 def test_they_run_first_wherever_others_are_and_end_with_the_agent(pod, other):
     for folder in (pod.above, pod.beside, pod.below):
         other.attach(folder, "connect4")
@@ -152,12 +159,32 @@ def test_they_are_only_where_somebody_else_is(pod, other, where):
     one.look([UID])
     one.collect()
     assert [programs(pod.below, kind, EFFECTIVE) for kind in HOOKS.values()] == [[]] * len(HOOKS)
+    assert not traced()
     other.attach(getattr(pod, where), "sendmsg6")
     one.collect()
     assert programs(pod.below, HOOKS["sendmsg6"], EFFECTIVE) == ["sendmsg6", "other_sendmsg6"]
     assert programs(pod.below, HOOKS["connect4"], EFFECTIVE) == []
+    assert traced()
     one.stop()
+    assert not traced()
     assert programs(pod.below, HOOKS["sendmsg6"], EFFECTIVE) == ["other_sendmsg6"]
+
+
+def test_our_own_programs_are_nobody_else_s(pod, other):
+    """Those that name processes are at the root of the cgroups."""
+    openers = Openers(wanted=True)
+    openers.start()
+    one = Asked()
+    one.start(openers.programs)
+    one.look([UID])
+    one.collect()
+    assert one._hooks == {str(pod.beside): {}}
+    assert bpf.cgroup_programs(os.open(pod.below, os.O_RDONLY), HOOKS["connect4"]) <= openers.programs
+    other.attach(pod.above, "connect4")
+    one.collect()
+    assert list(one._hooks[str(pod.beside)]) == ["connect4"]
+    one.stop()
+    openers.stop()
 
 
 def test_datagrams_tell_what_was_asked_of_sockets_whose_port_the_kernel_chose(pod, asked):

@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ringfence.capture import libbpf
+from ringfence.capture import bpf, process
 from ringfence.model.addresses import pack
 from ringfence.model.protocols import TCP, UDP
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 
 
-@pytest.fixture
-def capture(lan: Any) -> Any:
+@pytest.fixture(params=["hooks", "tracepoint"])
+def capture(lan: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """By each way in which the processes of UDP sockets are told."""
+    if request.param == "tracepoint":
+        monkeypatch.setattr(process, "UDP", process.UDP[1:])
     one = lan.capture(processes=True)
     if any("not named" in note for note in one.notes):
         pytest.skip("this kernel does not let processes be named")
@@ -200,22 +203,68 @@ def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
         assert spoke(capture.processes(), port) == [(UDP, 5301, os.getpid())]
 
 
-def test_a_kernel_without_the_tracepoint_of_sends_still_names_the_rest(
+def test_a_socket_that_never_sends_is_named_too(lan: Any) -> None:
+    """By the hooks, which are at its birth and not at its sends."""
+    capture = lan.capture(processes=True)
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((NEAR, 5009))
+        assert holders(capture.processes(), 5009, UDP) == [("1", os.getpid())]
+
+
+def test_who_connects_a_socket_is_named_and_not_who_made_it(lan: Any) -> None:
+    capture = lan.capture(processes=True)
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        child = os.fork()
+        if child == 0:
+            one.connect((FAR, 5302))
+            one.send(b"x")
+            os._exit(0)
+        os.waitpid(child, 0)
+        port = one.getsockname()[1]
+        assert spoke(capture.processes(), port) == [(UDP, 5302, child)]
+
+
+def test_a_peer_that_was_replaced_is_told_of(lan: Any) -> None:
+    capture = lan.capture(processes=True)
+    with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        for port in (5300, 5301, 5302):
+            one.connect((FAR, port))
+            with contextlib.suppress(ConnectionRefusedError):
+                one.send(b"x")
+        mine = one.getsockname()[1]
+    assert sorted(spoke(capture.processes(), mine)) == [
+        (UDP, port, os.getpid()) for port in (5300, 5301, 5302)
+    ]
+
+
+def test_nothing_is_left_at_the_root_of_the_cgroups(lan: Any) -> None:
+    root = os.open(process._root(), os.O_RDONLY)
+    try:
+        before = [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()]
+        capture = lan.capture(processes=True)
+        during = [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()]
+        assert [len(one - other) for one, other in zip(during, before, strict=True)] == [1] * len(before)
+        capture.stop()
+        assert [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()] == before
+    finally:
+        os.close(root)
+
+
+def test_a_kernel_that_tells_nothing_of_udp_still_names_the_rest(
     lan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, left_out = libbpf.Object.load, []
+    attach = process.Openers._attach_by
 
-    def load(loaded: libbpf.Object) -> None:
-        if loaded._name == "process.bpf.o" and not left_out:
+    def refuse(openers: process.Openers, way: tuple[str, ...]) -> None:
+        if way:
             raise OSError(3, "no such tracepoint")
-        whole(loaded)
+        attach(openers, way)
 
-    skip = libbpf.Object.skip
-    monkeypatch.setattr(libbpf.Object, "load", load)
-    monkeypatch.setattr(libbpf.Object, "skip", lambda *each: (left_out.append(each[1]), skip(*each)))
+    monkeypatch.setattr(process.Openers, "_attach_by", refuse)
     capture = lan.capture(processes=True)
-    assert left_out == ["sends"]
-    assert [note for note in capture.notes if "UDP" in note and "6.3" in note]
+    assert [
+        note for note in capture.notes if "send UDP are not named" in note and "no such tracepoint" in note
+    ]
     with lan.open(lan.near, socket.AF_INET, socket.SOCK_STREAM) as one:
         one.bind((NEAR, 5008))
         one.listen()

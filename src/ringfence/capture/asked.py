@@ -2,7 +2,7 @@
 
 Its hooks are attached to the cgroup that holds the node's pods, never to the root: a node's own processes are not its
 business; and only where somebody else's program is at a pod's sockets, since a hook costs each send of an unconnected
-socket. There they run before any other program, whether that is attached above (as Cilium's is, to the root), below or
+socket, and the tracepoints that belong to them each send of any. There they run before any other program, whether that is attached above (as Cilium's is, to the root), below or
 beside: Linux 6.15 lets a program be ordered before those below, 6.17 before those beside; before that, those beside and
 below go first, and what they rewrite is not told. Nothing is pinned: the hooks end with this process.
 """
@@ -39,6 +39,7 @@ from ringfence.model.problems import Problem
 
 HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
 """Program → attach type (linux/bpf.h, enum bpf_attach_type)."""
+TRACEPOINTS = ("settled", "sent")
 PREORDER = 1 << 6
 """BPF_F_PREORDER: before programs of cgroups below."""
 ORDERS = (PREORDER | bpf.BEFORE, PREORDER, 0)
@@ -74,12 +75,17 @@ class Asked:
         self._hooks: dict[str, dict[str, int]] = {}
         self._pods: dict[str, tuple[str, str]] = {}
         self._rows: list[Table] = []
+        self._ours: frozenset[int] = frozenset()
         self._open = np.zeros(0, _ROW)
         self._next_telling = 0.0
         self.notes: tuple[str, ...] = ()
 
-    def start(self) -> None:
-        """Load the programs; hooks are attached by `look`. Where that cannot be, `notes` say why."""
+    def start(self, ours: frozenset[int] = frozenset()) -> None:
+        """Load the programs; hooks are attached by `look`. Where that cannot be, `notes` say why.
+
+        `ours` are programs (ids) of this agent's at sockets, which are nobody else's.
+        """
+        self._ours = ours
         if not self._wanted:
             return
         try:
@@ -92,12 +98,22 @@ class Asked:
         self._loaded = libbpf.Object(object_bytes("asked"), "asked.bpf.o")
         self._loaded.load()
         self._pairs, self._missed = self._loaded.map("pairs"), self._loaded.map("missed")
-        for name in ("settled", "sent"):
+        self._trace()
+        self._untrace()  # it can be done; whether it needs to be shows at the pods' cgroups
+
+    def _trace(self) -> None:
+        """Listen to what becomes of sockets that the hooks saw; before they are attached, so that none is missed."""
+        assert self._loaded is not None
+        for name in TRACEPOINTS[len(self._tracepoints) :]:
             program = self._loaded.program(name)
             try:
                 self._tracepoints.append(bpf.open_tracepoint(program, None))
             finally:
                 os.close(program)
+
+    def _untrace(self) -> None:
+        _close(self._tracepoints)
+        self._tracepoints = []
 
     def look(self, pods: Collection[str]) -> None:
         """Find where the processes of these pods (UIDs) run, as far as they are new, and attach where that is needed."""
@@ -106,6 +122,8 @@ class Asked:
         self._pods = {uid: place for uid, place in self._pods.items() if uid in pods}
         for folder in [each for each in self._hooks if not os.path.isdir(each)]:
             _close(self._hooks.pop(folder).values())
+        if not any(self._hooks.values()):
+            self._untrace()
         if set(pods) - set(self._pods):
             self._find(set(pods))
 
@@ -144,10 +162,11 @@ class Asked:
             cgroup = os.open(lowest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 missing = [name for name in HOOKS if name not in attached]
-                wanted = [name for name in missing if bpf.cgroup_programs(cgroup, HOOKS[name])]
+                wanted = [name for name in missing if bpf.cgroup_programs(cgroup, HOOKS[name]) - self._ours]
             finally:
                 os.close(cgroup)
             if wanted:
+                self._trace()
                 self._note(self._attach(folder, wanted))
 
     def _attach(self, folder: str, names: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import platform
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ringfence.model.columns import Table
 # bpf(2) commands (linux/bpf.h, enum bpf_cmd).
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
 PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN, PROG_GET_FD, OBJ_GET_INFO = 5, 6, 7, 10, 13, 15
-PROG_QUERY, RAW_TRACEPOINT_OPEN = 16, 17
+PROG_QUERY, RAW_TRACEPOINT_OPEN, ITER_CREATE = 16, 17, 33
 LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, DELETE_BATCH, LINK_CREATE, LINK_DETACH = 24, 25, 27, 28, 34
 
 ARRAY, PROG_ARRAY, ARRAY_OF_MAPS = 2, 3, 12
@@ -32,8 +33,12 @@ SCHED_CLS = 3
 """Program type (enum bpf_prog_type)."""
 TCX_INGRESS, TCX_EGRESS = 46, 47
 """Attach types (enum bpf_attach_type), since 6.6."""
+TRACE_ITER = 28
+"""Attach type of iterators, since 5.8."""
 EFFECTIVE = 1
 """BPF_F_QUERY_EFFECTIVE."""
+MOST_PROGRAMS = 128
+"""Effective programs of one cgroup and attach type (BPF_CGROUP_MAX_PROGS is 64 for each cgroup)."""
 BEFORE = 1 << 3
 """BPF_F_BEFORE: with no relative, the head of the chain."""
 
@@ -112,6 +117,19 @@ class _LinkAttr(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("relative_fd", ctypes.c_uint32),
         ("expected_revision", ctypes.c_uint64),
+    )
+
+
+class _IteratorAttr(ctypes.Structure):
+    """BPF_LINK_CREATE of an iterator: over what, in a `union bpf_iter_link_info`."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("iter_info", ctypes.c_uint64),
+        ("iter_info_len", ctypes.c_uint32),
     )
 
 
@@ -251,11 +269,37 @@ def attach_cgroup(program: int, cgroup: int, kind: int, orders: Sequence[int]) -
     raise OSError(errno.EINVAL, "no order to attach in")
 
 
-def cgroup_programs(cgroup: int, kind: int) -> int:
-    """How many programs of an attach type run in a cgroup: its own, and those of the ones above."""
-    attr = _QueryAttr(cgroup, kind, EFFECTIVE)
+def cgroup_programs(cgroup: int, kind: int) -> set[int]:
+    """The programs (ids) of an attach type that run in a cgroup: its own, and those of the ones above."""
+    numbers = np.zeros(MOST_PROGRAMS, "<u4")
+    attr = _QueryAttr(cgroup, kind, EFFECTIVE, prog_ids=numbers.ctypes.data, count=len(numbers))
     call(PROG_QUERY, attr)
-    return int(attr.count)
+    return set(numbers[: attr.count].tolist())
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    info = ctypes.create_string_buffer(8)
+    call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
+    return int.from_bytes(info.raw[4:8], "little")
+
+
+def open_iterator(program: int, over: int) -> int:
+    """A link of an iterator over a map, to be run by `iterate`."""
+    wish = struct.pack("=I", over)
+    info = ctypes.create_string_buffer(wish, len(wish))
+    attr = _IteratorAttr(program, 0, TRACE_ITER, 0, ctypes.addressof(info), len(wish))
+    return call(LINK_CREATE, attr)
+
+
+def iterate(link: int) -> None:
+    """Run an iterator's program once for each element; what it prints is dropped."""
+    run = call(ITER_CREATE, _NumberAttr(link))
+    try:
+        while os.read(run, 4096):
+            pass
+    finally:
+        os.close(run)
 
 
 def detach_link(fd: int) -> None:

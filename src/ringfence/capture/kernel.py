@@ -124,7 +124,7 @@ class Capture:
         self._attached.adopt()
         # Before the socket tables are read: what is opened meanwhile is in one of both.
         self._notes += self._openers.start()
-        self._asked.start()
+        self._asked.start(self._openers.programs)
         self.detail(self._detailed)
         self._rescan()
         self._conntrack.start()

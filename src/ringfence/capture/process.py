@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +15,7 @@ import numpy as np
 
 from ringfence.capture import bpf, libbpf
 from ringfence.capture.build import object_bytes
+from ringfence.capture.decode.asked import cgroup_mounts
 from ringfence.capture.decode.cgroups import container_id
 from ringfence.capture.decode.openers import CONVERSATION, FOLDER, OPENER, distinct, text
 from ringfence.capture.decode.sockdiag import speaks_to_anybody
@@ -42,8 +46,21 @@ LOOK_AGAIN = 30.0
 NOBODY = Heard(np.zeros(0, OPENED), (), np.zeros(0, END))
 
 
+HOOKS = {
+    "rf_udp_create": 2,
+    "rf_udp_connect4": 10,
+    "rf_udp_connect6": 11,
+    "rf_udp_release": 34,
+}
+"""Program → attach type (linux/bpf.h, enum bpf_attach_type)."""
+LIVING, SENDS = "rf_udp_living", "sends"
+UDP = ((*HOOKS, LIVING), (SENDS,), ())
+"""How the processes of UDP sockets are told, the first that can be: by hooks, which cost sends nothing;
+by a tracepoint of every send; not at all."""
+
+
 class Openers:
-    """The raw tracepoints and their map. They see the whole machine: `read` keeps the namespaces asked for.
+    """The programs and their map. They see the whole machine: `read` keeps the namespaces asked for.
 
     Not pinned: it ends with this process, since who opened what is told by /proc only while it lives.
     """
@@ -52,6 +69,8 @@ class Openers:
         self._wanted = wanted
         self._map = self._folders = -1
         self._links: list[int] = []
+        self._living = -1
+        self.programs: frozenset[int] = frozenset()
         self._heard: list[Table] = []
         self._infos: dict[ProcessInfo, int] = {}
         self._containers: dict[int, str | None] = {}
@@ -71,19 +90,56 @@ class Openers:
             return [f"processes are not named: {why(error, 'BPF', 'PERFMON')}"]
 
     def _attach(self) -> list[str]:
-        loaded, notes = _loaded()
-        try:
-            self._map, self._folders = loaded.map("conversations"), loaded.map("cgroups")
-            self._links.append(_attached(loaded, "process", "inet_sock_set_state"))
-            if not notes:  # this kernel has the tracepoint
-                self._links.append(_attached(loaded, "sends", None))
-        finally:
-            loaded.close()
+        for way in UDP:
+            try:
+                self._attach_by(way)
+                break
+            except OSError as error:
+                self.stop()
+                reason = error
+        else:
+            raise reason
+        notes = []
+        if way is not UDP[0]:
+            said = "are not named" if not way else "are asked for at every send, which costs each some 100 ns"
+            notes.append(f"processes that send UDP {said}: {why(reason, 'BPF', 'PERFMON', 'NET_ADMIN')}")
         if not may("SYS_PTRACE"):
             notes.append(
                 "programs of processes with other rights than this one's have no path: CAP_SYS_PTRACE is missing"
             )
         return notes
+
+    def _attach_by(self, way: tuple[str, ...]) -> None:
+        """Load what this way takes, and attach it. Raises OSError."""
+        loaded = libbpf.Object(object_bytes("process"), "process.bpf.o")
+        try:
+            for program in {name for each in UDP for name in each} - set(way):
+                loaded.skip(program)
+            loaded.load()
+            self._map, self._folders = loaded.map("conversations"), loaded.map("cgroups")
+            self._links.append(_traced(loaded, "process", "inet_sock_set_state"))
+            if SENDS in way:
+                self._links.append(_traced(loaded, SENDS, None))
+            elif way:
+                self._hook(loaded)
+        finally:
+            loaded.close()
+
+    def _hook(self, loaded: libbpf.Object) -> None:
+        folder = _root()
+        senders = loaded.map("senders")
+        cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name, kind in HOOKS.items():
+                with _program(loaded, name) as program:
+                    self._links.append(bpf.attach_cgroup(program, cgroup, kind, (0,)))
+                    self.programs |= {bpf.program_id(program)}
+            with _program(loaded, LIVING) as program:
+                self._living = bpf.open_iterator(program, senders)
+                self._links.append(self._living)
+        finally:
+            os.close(cgroup)
+            os.close(senders)
 
     def collect(self, namespaces: Mapping[int, str | None]) -> None:
         """Take what the kernel noted, while the processes may still live to be asked after; call each second.
@@ -92,6 +148,8 @@ class Openers:
         """
         if self._map < 0:
             return
+        if self._living >= 0:
+            bpf.iterate(self._living)
         read = [
             (keys.copy(), values[:, 0].copy())
             for keys, values in bpf.batches(self._map, CONVERSATION, OPENER, 1, take=True)
@@ -181,7 +239,8 @@ class Openers:
         for fd in (*self._links, self._map, self._folders):
             if fd >= 0:
                 os.close(fd)
-        self._map, self._folders, self._links = -1, -1, []
+        self._map, self._folders, self._living, self._links = -1, -1, -1, []
+        self.programs = frozenset()
 
     def _describe(self, who: np.void, pod: str | None) -> ProcessInfo:
         """A process by what the kernel noted, and by /proc where it is still the same one."""
@@ -205,29 +264,30 @@ class Openers:
         return self._containers[cgroup]
 
 
-def _loaded() -> tuple[libbpf.Object, list[str]]:
-    """The programs in the kernel; what this kernel has not, in words."""
-    for skipped in ((), ("sends",)):
-        loaded = libbpf.Object(object_bytes("process"), "process.bpf.o")
-        try:
-            for program in skipped:
-                loaded.skip(program)
-            loaded.load()
-        except OSError as error:
-            loaded.close()
-            reason = error
-            continue
-        why = "the tracepoint sock_send_length came with Linux 6.3"
-        return loaded, [f"processes that send UDP are not named: {why}"] if skipped else []
-    raise reason
+def _root() -> str:
+    """The folder of the root of the cgroup v2 tree. Raises OSError where it is not mounted here.
+
+    What a container sees as root may be its own cgroup, which has a type; the root has none (cgroup-v2.rst).
+    """
+    for _, point in cgroup_mounts(Path("/proc/self/mountinfo").read_text()):
+        if os.path.exists(f"{point}/cgroup.procs") and not os.path.exists(f"{point}/cgroup.type"):
+            return point
+    raise FileNotFoundError(errno.ENOENT, "the root of the cgroup v2 tree is not mounted here")
 
 
-def _attached(loaded: libbpf.Object, program: str, tracepoint: str | None) -> int:
-    fd = loaded.program(program)
+@contextlib.contextmanager
+def _program(loaded: libbpf.Object, name: str) -> Iterator[int]:
+    """A descriptor of one program, for as long as the block."""
+    fd = loaded.program(name)
     try:
-        return bpf.open_tracepoint(fd, tracepoint)
+        yield fd
     finally:
         os.close(fd)
+
+
+def _traced(loaded: libbpf.Object, name: str, tracepoint: str | None) -> int:
+    with _program(loaded, name) as program:
+        return bpf.open_tracepoint(program, tracepoint)
 
 
 def _opened(keys: Table, index: np.ndarray) -> Table:
