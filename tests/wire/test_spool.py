@@ -123,3 +123,21 @@ def test_damaged_files_are_counted(tmp_path: Path) -> None:
     spool.acknowledge("e1", 1)
     assert spool.oldest() is None
     assert spool.damaged == 1
+
+
+def test_a_batch_of_a_process_before_that_no_server_would_take_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = sighting(START)
+    wrong["direction"] = 99
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr("ringfence.wire.codec.check_batch", lambda *_: None)
+        refused = encode(header(1, (START,), epoch="e1"), wrong, no_translations())
+    with pytest.raises(Problem):
+        decode(refused)
+    Spool(tmp_path, 1 << 20).append(refused, "e1", 1)
+    spool = Spool(tmp_path, 1 << 20)
+    spool.append(body(1, "e2"), "e2", 1)
+    entry = spool.oldest()
+    assert entry is not None
+    assert (entry.epoch, spool.damaged) == ("e2", 1)

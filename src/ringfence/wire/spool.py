@@ -42,6 +42,8 @@ class Spool:
     """The queue in `folder`, at most `cap` octets of batches. Used by one thread of one process.
 
     `damaged` counts the files that were set aside because they could not be read: whoever owns the queue says so.
+    What this process made itself was checked when it was made, so only its frame is looked at; what it found is
+    read whole, because a batch that the server refuses would stand in the way of all that follow.
     """
 
     def __init__(self, folder: Path, cap: int) -> None:
@@ -59,7 +61,7 @@ class Spool:
                 f"cannot use the spool ({error.strerror})", str(folder), "give a writable folder"
             ) from None
         self._octets = sum(size for path, size in self._sizes.items() if path.suffix == SUFFIX)
-        self._next = 1 + max((_name(path).order for path in self._sizes), default=0)
+        self._next = self._own = 1 + max((_name(path).order for path in self._sizes), default=0)
 
     def append(self, body: bytes, epoch: str, sequence: int) -> None:
         """Keep one batch durably; older ones give way when the cap is reached. OSError passes through."""
@@ -73,7 +75,7 @@ class Spool:
         while path := next(iter(self._sizes), None):
             body = path.read_bytes()
             try:
-                header = peek(body)
+                header = peek(body) if _name(path).order >= self._own else decode(body).header
             except Problem:
                 self._set_aside(path)
                 continue
