@@ -53,10 +53,19 @@ RUNNING = 5
 
 
 def sockets(lab) -> int:
-    """Packet sockets in all nodes that are bound, by the kernel's own list: an unbound one takes nothing yet."""
+    """Packet sockets in all nodes, by the kernel's own list."""
+    return len(_listed(lab))
+
+
+def listening(lab) -> int:
+    """Those of them that are bound: an unbound one takes nothing yet."""
+    return sum(line.split()[RUNNING] == "1" for line in _listed(lab))
+
+
+def _listed(lab) -> list[str]:
     read = lambda: Path("/proc/thread-self/net/packet").read_text()  # noqa: E731
     told = [entered(f"/run/netns/{node.netns}", read) for node in lab.nodes]
-    return sum(line.split()[RUNNING] == "1" for one in told for line in one.splitlines()[1:])
+    return [line for one in told for line in one.splitlines()[1:]]
 
 
 def has_begun(folder: Path) -> bool:
@@ -125,7 +134,7 @@ def ping(lab, who: str, target: str, count: int = 3) -> None:
 def test_http_and_ping_of_two_pods_in_one_file(world, tmp_path):
     lab, file = world.lab, tmp_path / "two.pcapng"
     run = Run(world, "cap/b", "c", "-w", str(file), "--filter", "tcp port 8080 or icmp")
-    until(lambda: sockets(lab) == 2)
+    until(lambda: listening(lab) == 2)
     fetch(lab)
     ping(lab, "a", "c")
     said = run.end()
@@ -145,7 +154,7 @@ def test_the_file_holds_what_the_taps_count(world, tmp_path):
     """Small packets, so none is a super-packet: the capture and the flow are two counts of the same."""
     lab, file = world.lab, tmp_path / "counts.pcapng"
     run = Run(world, "cap/c", "-w", str(file), "--filter", "icmp")
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     ping(lab, "b", "c", 7)
     run.end()
     world.settle()
@@ -167,7 +176,7 @@ def test_limits_end_it_exactly(world, tmp_path):
     run = Run(
         world, "--where", 'namespace == "cap"', "-w", str(file), "--filter", "icmp", "--limit-packets", "5"
     )
-    until(lambda: sockets(lab) == 3)
+    until(lambda: listening(lab) == 3)
     ping(lab, "a", "c", 6)
     run.end(None)
     assert len(ask(file, "frame.number")) == 5
@@ -186,7 +195,7 @@ def test_a_pipe_gets_packets_while_it_runs(world):
         stderr=subprocess.DEVNULL,
     )
     run.process.stdout.close()
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     ping(lab, "a", "b")
     lines = reader.communicate(timeout=20)[0].decode()
     assert lines.count("ICMP echo") == 2
@@ -208,7 +217,7 @@ def test_tshark_reads_a_pipe_and_its_end_ends_the_capture(world):
         stderr=subprocess.DEVNULL,
     )
     run.process.stdout.close()
-    until(lambda: sockets(lab) == 2)
+    until(lambda: listening(lab) == 2)
     ping(lab, "a", "c", 2)
     assert sorted(reader.communicate(timeout=30)[0].split()) == [b"cap/a"] * 4 + [b"cap/c"] * 4
     with run.process.stderr as said:
@@ -221,10 +230,10 @@ def test_a_pod_on_the_host_network_is_its_node_s_uplinks(world, tmp_path):
     lab, file, theirs = world.lab, tmp_path / "host.pcapng", tmp_path / "theirs.pcap"
     run = Run(world, "hosts/host", "-w", str(file), "--filter", "icmp")
     until(lambda: has_begun(tmp_path))
-    taken = sockets(lab)
+    taken = listening(lab)
     argv = ["tcpdump", "-U", "-n", "-i", "eth0", "-c", "12", "-w", str(theirs), "icmp"]
     beside = subprocess.Popen(lab.command(lab.nodes[0], argv), stderr=subprocess.DEVNULL)
-    until(lambda: sockets(lab) == taken + 1 and theirs.exists())
+    until(lambda: listening(lab) == taken + 1 and theirs.exists())
     address = lab.pod("c", "cap").addresses[0]
     assert lab.exec(lab.nodes[0], ["ping", "-c", "6", "-i", "0.1", address]).returncode == 0
     assert beside.wait(20) == 0
@@ -238,7 +247,7 @@ def test_a_pod_on_the_host_network_is_its_node_s_uplinks(world, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_command_leaves_no_socket(world, tmp_path, number):
     run = Run(world, "cap/a", "cap/c", "-w", str(tmp_path / "killed.pcapng"))
-    until(lambda: sockets(world.lab) == 2)
+    until(lambda: listening(world.lab) == 2)
     run.process.send_signal(number)
     run.process.communicate(timeout=20)
 
@@ -248,7 +257,7 @@ def test_a_slow_reader_costs_packets_that_are_counted(world, tmp_path):
     lab = world.lab
     file = tmp_path / "slow.pcapng"
     run = Run(world, "cap/a", "--filter", "udp port 9999", stdout=subprocess.PIPE)
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     address = lab.pod("b", "cap").addresses[0]
     program = f"""
 import socket, time

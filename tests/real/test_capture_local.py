@@ -18,7 +18,7 @@ from ringfence.lab import cluster
 from ringfence.lab.cluster import Lab
 from ringfence.lab.settings import LabSettings
 
-from .test_capture import ask, has_begun, sockets, until
+from .test_capture import ask, has_begun, listening, sockets, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -78,7 +78,7 @@ def test_what_a_pod_s_own_tcpdump_sees_is_in_the_file(lab: Lab, tmp_path: Path) 
     run = start(lab, uid(lab, "a"), "-w", str(ours), "--filter", "icmp")
     argv = ["tcpdump", "-U", "-n", "-i", "eth0", "-c", "18", "-w", str(theirs), "icmp"]
     beside = subprocess.Popen(lab.command(lab.pod("a", "cap"), argv), stderr=subprocess.DEVNULL)
-    until(lambda: sockets(lab) == 1 and theirs.exists() and theirs.stat().st_size >= 24)
+    until(lambda: listening(lab) == 1 and theirs.exists() and theirs.stat().st_size >= 24)
     ping(lab, "a", "b", 5)
     ping(lab, "c", "a", 4, size=1200)
     said = end(run)
@@ -94,7 +94,7 @@ def test_several_pods_end_together_at_a_limit(lab: Lab, tmp_path: Path) -> None:
     run = start(
         lab, uid(lab, "a"), uid(lab, "b"), "-w", str(file), "--filter", "icmp", "--limit-packets", "7"
     )
-    until(lambda: sockets(lab) == 2)
+    until(lambda: listening(lab) == 2)
     ping(lab, "a", "b", 4)
     end(run, None)
     rows = ask(file, "frame.interface_id", "frame.interface_name")
@@ -108,7 +108,7 @@ def test_into_tshark_through_a_pipe(lab: Lab) -> None:
     reader = subprocess.Popen(argv, stdin=run.stdout, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert run.stdout is not None
     run.stdout.close()
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     ping(lab, "a", "c", 3)
     assert sorted(reader.communicate(timeout=30)[0].split()) == [b"0"] * 3 + [b"8"] * 3
     # It has had enough: that ends the capture, though no further packet comes.
@@ -136,7 +136,7 @@ def test_a_pod_on_the_host_network_is_its_node_s_uplinks_and_the_file_says_so(
 
 def test_files_that_rotate_by_size_stand_alone_and_hold_everything(lab: Lab, tmp_path: Path) -> None:
     run = start(lab, uid(lab, "a"), "-w", str(tmp_path / "r.pcapng"), "--filter", "icmp", "--rotate", "2k")
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     ping(lab, "a", "b", 10, size=400)
     end(run)
     files = sorted(tmp_path.glob("r-*.pcapng"))
@@ -148,7 +148,7 @@ def test_files_that_rotate_by_size_stand_alone_and_hold_everything(lab: Lab, tmp
 
 def test_files_that_rotate_by_time(lab: Lab, tmp_path: Path) -> None:
     run = start(lab, uid(lab, "a"), "-w", str(tmp_path / "t.pcapng"), "--filter", "icmp", "--rotate", "1s")
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     address = lab.pod("b", "cap").addresses[0]
     lab.exec(lab.pod("a", "cap"), ["ping", "-c", "4", "-i", "0.7", address])
     end(run)
@@ -172,7 +172,7 @@ def test_octets_and_time_are_limits(lab: Lab, tmp_path: Path) -> None:
         "json",
         stdout=subprocess.PIPE,
     )
-    until(lambda: sockets(lab) == 1)
+    until(lambda: listening(lab) == 1)
     ping(lab, "a", "b", 10, size=200)
     told = json.loads(run.communicate(timeout=30)[0])
     assert run.returncode == 0
@@ -186,7 +186,7 @@ def test_octets_and_time_are_limits(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_command_leaves_no_socket(lab: Lab, tmp_path: Path, number: int) -> None:
     run = start(lab, uid(lab, "a"), uid(lab, "b"), "-w", str(tmp_path / "killed.pcapng"))
-    until(lambda: sockets(lab) == 2)
+    until(lambda: listening(lab) == 2)
     run.send_signal(number)
     run.communicate(timeout=20)
 
