@@ -69,11 +69,11 @@ def memory(pid: int) -> int:
 
 def below(pid: int) -> int:
     """What the processes below one have resident and do not share."""
-    total, pending = 0, _below(pid)
+    total, pending = 0, _children(pid)
     while pending:
         one = pending.pop()
         total += _resident(one, "Private_Clean:", "Private_Dirty:")
-        pending += _below(one)
+        pending += _children(one)
     return total
 
 
@@ -85,7 +85,7 @@ def _resident(pid: int, *kinds: str) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kinds))
 
 
-def _below(pid: int) -> list[int]:
+def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
