@@ -6,7 +6,9 @@ turn: ours in each mode on each path. CPU is user and system time of the contend
 kernel spends on a packet is in the sender's rate. A round trip is one small UDP packet there and back, each of PINGS.
 Contenders that are not installed are left out. Run as root:
 
-    python bench/peers.py [--seconds 5] [--rounds 3]
+    python bench/peers.py [--seconds 5] [--rounds 3] [--without processes,names,...]
+
+`--without` measures what parts of the agent cost instead: nothing, our agent whole, and our agent with those settings false.
 """
 
 from __future__ import annotations
@@ -64,6 +66,16 @@ class Contender(NamedTuple):
     flows: bool = True
     seen: tuple[list[str], str] | None = None
     """A command that says how many packets it took, and the words before that number."""
+
+
+def ablated(folder: Path, settings: str) -> list[Contender]:
+    """Nobody, our agent, and our agent with parts of it (names of settings, by comma) switched off."""
+    found = [Contender("nothing", None, False)]
+    for name, off in (("ringfence", []), (f"without {settings}", settings.split(","))):
+        place, config = folder / str(len(found)), folder / f"{len(found)}.yaml"
+        config.write_text("path: tcx\n" + "".join(f"{each}: false\n" for each in off))
+        found.append(Contender(name, agent(place, "conversation", "--config", str(config))))
+    return found
 
 
 def contenders(folder: Path) -> list[Contender]:
@@ -199,10 +211,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without", metavar="SETTINGS")
     asked = parser.parse_args()
     with pair() as (left, right), listening(right), echoing(right), tempfile.TemporaryDirectory() as folder:
         burst(left, 1)
-        everybody = contenders(Path(folder))
+        everybody = ablated(Path(folder), asked.without) if asked.without else contenders(Path(folder))
         results: dict[str, list[Figures]] = {each.name: [] for each in everybody}
         for _ in range(asked.rounds):
             for each in everybody:
@@ -219,7 +232,7 @@ def main() -> None:
                 ("of them seen", 14),
             )
         )
-        print(f"{'':34}{heads}")
+        print(f"{'':52}{heads}")
         for each in everybody:
             rate = statistics.median(one.rate for one in results[each.name])
             used = _median([one.cpu for one in results[each.name]])
@@ -228,7 +241,7 @@ def main() -> None:
                 statistics.median(getattr(one, name) for one in results[each.name])
                 for name in ("half", "most")
             )
-            line = f"{each.name:34}{rate:12,.0f}{rate / alone:12.3f}{half:9.1f}{most:9.1f}"
+            line = f"{each.name:52}{rate:12,.0f}{rate / alone:12.3f}{half:9.1f}{most:9.1f}"
             line += f"{used:17.3f}" if used is not None else " " * 17
             line += f"{seen:14.3f}" if seen is not None else " " * 14
             print(line + ("" if each.flows else "   keeps no flows"))
