@@ -3,6 +3,7 @@ of them is left."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -129,7 +130,18 @@ def programs(folder: Path, kind: int, flags: int = 0) -> list[str]:
     attr = bpf._QueryAttr(fd, kind, flags, prog_ids=numbers.ctypes.data, count=len(numbers))
     bpf.call(bpf.PROG_QUERY, attr)
     os.close(fd)
-    return [bpf.program_name(int(number)) for number in numbers[: attr.count]]
+    return [name_of(int(number)) for number in numbers[: attr.count]]
+
+
+def name_of(program: int) -> str:
+    """By its id (struct bpf_prog_info, linux/bpf.h)."""
+    told = ctypes.create_string_buffer(256)
+    fd = bpf.call(bpf.PROG_GET_FD, bpf._NumberAttr(program))
+    try:
+        bpf.call(bpf.OBJ_GET_INFO, bpf._InfoAttr(fd, len(told), ctypes.addressof(told)))
+    finally:
+        os.close(fd)
+    return told.raw[64:80].split(b"\0", 1)[0].decode()
 
 
 def traced() -> bool:

@@ -71,6 +71,21 @@ def test_a_link_is_made_at_an_interface_inside(lan: Any, helper: Helper) -> None
         os.close(program)
 
 
+def test_it_tells_whether_a_program_bears_our_name(helper: Helper) -> None:
+    nothing = bytes((0xB7, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF)) + bytes((0x95, *bytes(7)))
+    ids = []
+    for name in ("ringfence_tap", "cil_from_pod"):
+        program = bpf.load_program(nothing, name)
+        ids.append(bpf.program_id(program))
+        expected = name.startswith("ringfence")
+        assert helper.bears_our_name(ids[-1]) == doors.bears_our_name(ids[-1]) == expected
+        os.close(program)
+    deadline = time.monotonic() + 10
+    while helper.bears_our_name(ids[0]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not helper.bears_our_name(ids[0])
+
+
 def lan_number(lan: Any) -> int:
     route = doors.opened(path_of(lan), inode_of(lan))
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.capture import bpf
+from ringfence.capture.entering import entered
 from ringfence.capture.helper import KEPT, MOUNT_SOURCE, SYS_ADMIN
 from ringfence.lab import cluster
 from ringfence.lab.settings import LabSettings
@@ -88,6 +92,52 @@ def test_the_right_to_enter_is_with_the_helper_alone(lab: cluster.Lab, tmp_path:
         agent.wait()
     assert not Path(f"/proc/{helper}").exists()
     assert not (tmp_path / "pins").exists(), "its own bpffs is left mounted"
+
+
+def test_later_looks_leave_taps_where_they_are_until_somebody_elses_program_comes(
+    lab: cluster.Lab, tmp_path: Path
+) -> None:
+    """Whose program is at a host end can only be asked with the right that the agent gave up."""
+    pod = lab.add_pod("divided", "b", node="node1")
+    agent = start(lab, tmp_path)
+    try:
+        assert last_taps(tmp_path, pod.uid) == {pod.veth}
+        for number in range(3):
+            lab.add_pod("divided", f"c{number}", node="node1")
+            time.sleep(1.0)
+        assert last_taps(tmp_path, pod.uid) == {pod.veth}
+        with somebody(lab.nodes[0].netns, pod.veth):
+            lab.add_pod("divided", "d", node="node1")
+            deadline = time.monotonic() + 30
+            while last_taps(tmp_path, pod.uid) != {"eth0"}:
+                assert time.monotonic() < deadline, last_taps(tmp_path, pod.uid)
+    finally:
+        agent.terminate()
+        assert agent.wait(30) == 0
+
+
+@contextlib.contextmanager
+def somebody(netns: str, interface: str) -> Iterator[None]:
+    """Another one's program at the interface's tcx chain: `r0 = TCX_NEXT; exit`."""
+    code = bytes((0xB7, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF)) + bytes((0x95, *bytes(7)))
+    program = bpf.load_program(code, "cil_from_pod")
+    number = entered(f"/run/netns/{netns}", lambda: socket.if_nametoindex(interface))
+    link = entered(f"/run/netns/{netns}", lambda: bpf.attach_first(program, number, bpf.TCX_INGRESS))
+    try:
+        yield
+    finally:
+        os.close(link)
+        os.close(program)
+
+
+def last_taps(folder: Path, uid: str) -> set[str]:
+    """The interfaces at which a pod was tapped at the end of the next window that there is."""
+    before = len(batches(folder))
+    deadline = time.monotonic() + 30
+    while len(known := batches(folder)) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return {tap.interface for tap in known[-1].header.taps if tap.pod == uid}
 
 
 def batches(folder: Path):

@@ -82,6 +82,10 @@ class Attached:
                 del self._gone[tap], self._records[tap]
                 bpf.delete(self._counters.fd("taps"), tap.to_bytes(4, "little"))
 
+    def programs(self) -> frozenset[int]:
+        """Ids of the programs of ours on tcx chains."""
+        return frozenset().union(*(hook.programs() for hook in self._hooks.values()))
+
     def remove_all(self) -> None:
         """Take everything of ours away, and the qdiscs we made where nobody else's filter is on them."""
         for key in list(self._live):

@@ -236,20 +236,6 @@ def load_program(instructions: bytes, name: str) -> int:
     return call(PROG_LOAD, attr)
 
 
-def program_name(number: int) -> str:
-    """The name of the program with this id; empty when it is gone."""
-    info = ctypes.create_string_buffer(256)
-    try:
-        fd = call(PROG_GET_FD, _NumberAttr(number))
-    except OSError:
-        return ""
-    try:
-        call(OBJ_GET_INFO, _InfoAttr(fd, len(info), ctypes.addressof(info)))
-    finally:
-        os.close(fd)
-    return info.raw[64:80].split(b"\0", 1)[0].decode(errors="replace")
-
-
 def attach_first(program: int, ifindex: int, kind: int) -> int:
     """A tcx link at the head of an interface's chain, for as long as it is open or pinned.
 

@@ -49,6 +49,11 @@ def own_tables() -> int:
     return os.stat("/proc/thread-self/net/dev").st_ino
 
 
+def bears_our_name(program: int) -> bool:
+    """Whether the eBPF program with this id is called as ours are. Raises OSError: asking takes CAP_SYS_ADMIN."""
+    return (_helper.bears_our_name if _helper is not None else own.bears_our_name)(program)
+
+
 def mount(folder: Path) -> None:
     """Mount a bpffs of ours. Raises OSError."""
     (_helper.mount if _helper is not None else own.mount)(str(folder))

@@ -1,9 +1,10 @@
 """The namespace helper: a small process of its own that enters pods' network namespaces, so that no other needs the right to.
 
 Entering a namespace takes CAP_SYS_ADMIN, which is nearly everything root may do. So this process alone keeps it. It knows
-five verbs, opens only files that name network namespaces, reads nothing that comes over a network, and hands over
+six verbs, opens only files that name network namespaces, reads nothing that comes over a network, and hands over
 descriptors (SCM_RIGHTS, unix(7)): a socket opened inside a namespace goes on working outside, and so does a tcx link. The
-last two verbs mount a bpffs and take away one that it mounted, which takes the same right.
+last three take the same right: to say whether an eBPF program bears our name, to mount a bpffs, and to take away one that
+it mounted.
 
 The same file is both ends. The other process runs it as a script, so it imports only the standard library.
 """
@@ -36,7 +37,11 @@ KEPT = (12, 13, 19, 21)
 SYS_ADMIN = 21
 MOUNT_SOURCE = "ringfence"
 """The source our mounts carry in /proc/self/mountinfo: how an heir knows that it may take one away."""
-LINK_CREATE, TCX_KINDS = 28, (46, 47)
+PROGRAM_NAME = b"ringfence"
+"""What the names of all our programs begin with."""
+PROG_GET_FD, OBJ_GET_INFO, LINK_CREATE, TCX_KINDS = 13, 15, 28, (46, 47)
+_NAME = 64
+"""Offset of `name` in struct bpf_prog_info (linux/bpf.h)."""
 _NEWNET, _VERSION_3, _LARGEST = 0x40000000, 0x20080522, 1 << 16
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
@@ -84,6 +89,11 @@ class Helper:
         """A tcx link to an interface of the namespace."""
         _, fds = self._ask("tcx", path, inode, (ifindex, kind, flags), program)
         return fds[0]
+
+    def bears_our_name(self, program: int) -> bool:
+        """Whether the eBPF program with this id is called as ours are; one that is gone is not."""
+        answer, _ = self._ask("program", "", 0, (program,))
+        return bool(answer)
 
     def mount(self, folder: str) -> None:
         """Mount a bpffs of ours at a folder."""
@@ -166,6 +176,8 @@ def _answer(wish: dict[str, Any], fds: list[int], made: list[int], home: int) ->
     if verb in ("mount", "unmount"):
         (mount if verb == "mount" else unmount)(path)
         return 0
+    if verb == "program":
+        return bears_our_name(numbers[0])
     if verb not in ("socket", "tables", "tcx") or not NAMES.fullmatch(path):
         raise OSError(errno.EACCES, "no verb of the namespace helper")
     if verb == "socket" and tuple(numbers) not in SOCKETS:
@@ -183,6 +195,20 @@ def _answer(wish: dict[str, Any], fds: list[int], made: list[int], home: int) ->
         return _inside(verb, numbers, fds, made)
     finally:
         _move(home)
+
+
+def bears_our_name(program: int) -> bool:
+    """Whether the eBPF program with this id is called as ours are; one that is gone is not. Raises OSError."""
+    try:
+        fd = _bpf(PROG_GET_FD, struct.pack("=I", program) + bytes(12))
+    except FileNotFoundError:
+        return False
+    try:
+        told = ctypes.create_string_buffer(256)
+        _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(told), ctypes.addressof(told)))
+    finally:
+        os.close(fd)
+    return told.raw[_NAME : _NAME + len(PROGRAM_NAME)] == PROGRAM_NAME
 
 
 def mount(folder: str) -> None:
@@ -223,13 +249,17 @@ def _inside(verb: str, numbers: list[int], fds: list[int], made: list[int]) -> i
 
 def _link(program: int, ifindex: int, kind: int, flags: int) -> int:
     """BPF_LINK_CREATE (union bpf_attr, linux/bpf.h)."""
-    attr = struct.pack("=IIIIII", program, ifindex, kind, flags, 0, 0) + bytes(40)
+    return _bpf(LINK_CREATE, struct.pack("=IIIIII", program, ifindex, kind, flags, 0, 0) + bytes(40))
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    """bpf(2). Raises OSError."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     number = _SYS_BPF.get(os.uname().machine, 321)
-    fd: int = _libc.syscall(number, LINK_CREATE, buffer, len(attr))
-    if fd < 0:
+    answer: int = _libc.syscall(number, command, buffer, len(attr))
+    if answer < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
+    return answer
 
 
 def _move(fd: int) -> None:

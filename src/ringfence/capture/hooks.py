@@ -62,6 +62,9 @@ class Hook(Protocol):
     def clear(self, place: Place) -> None:
         """Take away what a life whose pins are lost left at a place that is about to be attached to another way."""
 
+    def programs(self) -> frozenset[int]:
+        """Ids of the programs that it put on tcx chains."""
+
     def sweep(self) -> None:
         """Take away what can still be found of ours without knowing its place."""
 
@@ -122,6 +125,9 @@ class Clsact:
             left = netlink.our_filter(route, place.ifindex, netlink.INGRESS) is not None
         if left:
             self.detach(place, 0, made=True)
+
+    def programs(self) -> frozenset[int]:
+        return frozenset()
 
     def sweep(self) -> None:
         """Filters are found by their place only."""
@@ -192,6 +198,11 @@ class Tcx:
 
     def clear(self, place: Place) -> None:
         """A link without a pin is gone with the process that held it."""
+
+    def programs(self) -> frozenset[int]:
+        pinned = [path.name.split("-") for path in self._folder.glob("link-*")]
+        found = (self.program_at(int(tap), way) for _, tap, way in pinned)
+        return frozenset(number for number in found if number is not None)
 
     def program_at(self, tap: int, way: str) -> int | None:
         """Id of the small program of one tap, None when it is not attached."""

@@ -222,6 +222,7 @@ class Capture:
             settings.exclude,
             insides=self._insides,
             netns=settings.netns,
+            own=self._attached.programs(),
         )
         before = (self._attached.taps, getattr(self, "_view", None) and self._view.addresses)
         self._view: View = view

@@ -113,6 +113,10 @@ class Ring:
             self._listen()
         return []
 
+    def programs(self) -> frozenset[int]:
+        """Ids of programs of ours on tcx chains: none."""
+        return frozenset()
+
     def committed(self) -> None:
         """A drain was committed: ids of taps that went before it come closer to being free."""
         for tap in list(self._gone):

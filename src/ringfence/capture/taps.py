@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from ringfence.capture import bpf, netlink, privilege
+from ringfence.capture import bpf, doors, netlink, privilege
 from ringfence.capture.decode.cgroups import pod_uid
 from ringfence.capture.decode.links import PAIRS, Choice, Link, choose, choose_inside
 from ringfence.capture.doors import opened
@@ -103,10 +103,12 @@ def look(
     proc: Path = Path("/proc"),
     insides: Insides | None = None,
     netns: str | None = None,
+    own: frozenset[int] = frozenset(),
 ) -> View:
     """A full look: some milliseconds and a walk through /proc. Call on events, not on a clock.
 
-    Without `insides` no pod's namespace is entered. `netns` is the path of the namespace of `socket_`.
+    Without `insides` no pod's namespace is entered. `netns` is the path of the namespace of `socket_`;
+    `own` are ids of programs known as ours.
     """
     # Links go first: listing them is what makes the kernel give ids to the namespaces behind veths.
     links = netlink.links(socket_)
@@ -118,7 +120,8 @@ def look(
     chosen = choose(links, by_nsid, uplinks, include, exclude)
     notes: tuple[str, ...] = ()
     if insides is not None:
-        chosen, notes = _with_insides(chosen, links, pods, insides, exclude, bypassed(socket_, links, netns))
+        past = bypassed(socket_, links, netns, own)
+        chosen, notes = _with_insides(chosen, links, pods, insides, exclude, past)
     loopback = {one.ifindex for one in links if one.loopback}
     here = {choice.netns for choice in chosen}
     # A pod that nothing joins to this namespace is another node's, in a lab of many nodes on one machine.
@@ -160,7 +163,9 @@ def pods_of(socket_: netlink.Netlink, own_inode: int, proc: Path, hidden: Hidden
     return [*found.values(), *(hidden.pods(rest) if hidden and rest else ())]
 
 
-def bypassed(socket_: netlink.Netlink, links: Iterable[Link], netns: str | None) -> set[int]:
+def bypassed(
+    socket_: netlink.Netlink, links: Iterable[Link], netns: str | None, own: frozenset[int] = frozenset()
+) -> set[int]:
     """Host ends that somebody's eBPF may hand packets past: netkit, and veths with a program that is not ours.
 
     Cilium's and Calico's eBPF data planes redirect from the uplink straight into the pod
@@ -168,15 +173,23 @@ def bypassed(socket_: netlink.Netlink, links: Iterable[Link], netns: str | None)
     """
     ends = [one for one in links if one.kind in PAIRS and one.peer_nsid is not None]
     chains = entered(netns, lambda: {e.ifindex: bpf.chain(e.ifindex, bpf.TCX_INGRESS) for e in ends})
-    names = {number: bpf.program_name(number) for chain in chains.values() for number in chain or ()}
+    met = {number for chain in chains.values() for number in chain or ()} - own
+    foreign = {number for number in met if not _is_ours(number)}
     return {
         one.ifindex
         for one in ends
         if one.kind == "netkit"
-        # Ours are called so.
-        or any(not names[number].startswith("ringfence") for number in chains[one.ifindex] or ())
+        or not foreign.isdisjoint(chains[one.ifindex] or ())
         or netlink.foreign_programs(socket_, one.ifindex)
     }
+
+
+def _is_ours(program: int) -> bool:
+    """Whether another agent of ours put it there. Where that may not be asked it is somebody else's."""
+    try:
+        return doors.bears_our_name(program)
+    except OSError:
+        return False
 
 
 def _with_insides(
