@@ -54,7 +54,7 @@ def group() -> None:
 def read(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Captures: pcap or pcapng, plain, gzip or zstd; or -."),
+        typer.Argument(metavar="FILE...", help="Captures or flow logs, plain, gzip or zstd; or -."),
     ],
     format: Annotated[
         Format, typer.Option(help="What the files are; auto looks at how they begin.")
@@ -69,9 +69,10 @@ def read(
     sort: Annotated[SortBy, typer.Option(help="Order within a file.")] = SortBy.start,
     output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.table,
 ) -> None:
-    """Read captures and show their flows, both directions together, tunnels beside what they carry.
+    """Read captures, or other tools' flow logs, and show their flows, both directions together.
 
-    Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
+    Captures: pcap and pcapng. Logs: Zeek's conn.log (TSV, JSON), Hubble's and NetObserv's JSON, Calico's flow logs, and
+    flow logs of AWS, Google Cloud and Azure (`vpc`). What a log does not tell is null. Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
     on standard error, and the exit code is 2.
 
     Example: `ringfence flows read capture.pcap --inventory k8s/ -o jsonl`
@@ -79,11 +80,11 @@ def read(
     from ringfence.cli.offline import read_files
     from ringfence.model.problems import Problem
 
-    if format not in (Format.auto, Format.pcap):
-        raise Problem("not built yet", f"--format {format.value}", "give a pcap or pcapng file")
+    if format in (Format.ipfix, Format.ringfence):
+        raise Problem("not built yet", f"--format {format.value}", "give one of the other formats")
     # The answer is many small values that all live until the end: looking for garbage among them only costs.
     gc.disable()
-    answer = read_files(files, inventory, sort.value, limit)
+    answer = read_files(files, inventory, sort.value, limit, format.value)
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)
     _print(answer, output)
@@ -104,12 +105,19 @@ def _print(answer: Answer, output: Output) -> None:
     if output is not Output.table:
         emit(answer.flows, output)
         return
-    if not answer.frames and answer.problems:
+    if not (answer.frames or answer.lines) and answer.problems:
         # Nothing could be read: the errors say so, and an empty table would only stand before them.
         return
     emit_table(None, COLUMNS, map(_row, answer.flows), SPARE)
     rest = f"; {answer.left_out} more beyond --limit" if answer.left_out else ""
-    print(f"\n{len(answer.flows)} flows of {answer.frames} packets{rest}")
+    of = [f"{answer.frames} packets"] if answer.frames or not answer.lines else []
+    of += [f"{answer.lines} lines"] if answer.lines else []
+    print(f"\n{len(answer.flows)} flows of {' and '.join(of)}{rest}")
+
+
+def _pair(consumer: int | None, provider: int | None) -> str:
+    """Counters of both ends; `-` where nobody told them."""
+    return "/".join("-" if count is None else str(count) for count in (consumer, provider))
 
 
 def _row(flow: Flow) -> tuple[Any, ...]:
@@ -119,8 +127,8 @@ def _row(flow: Flow) -> tuple[Any, ...]:
 
     consumer, provider = msgspec.to_builtins(flow.consumer), msgspec.to_builtins(flow.provider)
     protocol = flow.protocol if flow.tunnel is None else f"{flow.protocol} {flow.tunnel}"
-    packets = f"{flow.consumer_packets}/{flow.provider_packets}"
-    octets = f"{flow.consumer_octets}/{flow.provider_octets}"
+    packets = _pair(flow.consumer_packets, flow.provider_packets)
+    octets = _pair(flow.consumer_octets, flow.provider_octets)
     ends = who(consumer), who(provider)
     return flow.start, flow.leg, *ends, protocol, packets, octets, flow.direction, flow.flow_id
 

@@ -183,7 +183,8 @@ def _consumer(flow: dict[str, Any]) -> str:
 
 def who(end: dict[str, Any]) -> str:
     """An end for people: its address and, where known, its name."""
-    address = f"[{end['ip']}]" if ":" in end["ip"] else end["ip"]
+    told = end["ip"] or "-"
+    address = f"[{told}]" if ":" in told else told
     place = address if end["port"] is None else f"{address}:{end['port']}"
     name = "/".join(part for part in (end.get("namespace"), end.get("name")) if part)
     name = name or end.get("service") or (end["kind"] if end["kind"] in ("external", "unresolved") else "")

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.capture.packets.read import Reading, read_capture
+from ringfence.cli.foreign import shown
 from ringfence.flows.captured import Captured
 from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
 from ringfence.flows.present import Facts, present
 from ringfence.flows.terms import Dictionaries
+from ringfence.imports.read import Reading as Foreign
+from ringfence.imports.read import origin_of, read_import
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
 from ringfence.model.columns import TRANSLATION, Table, structured
@@ -36,6 +39,8 @@ class Answer(NamedTuple):
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     frames: int
+    lines: int
+    """Of other tools' logs."""
     left_out: int
     """Flows beyond the limit."""
 
@@ -52,25 +57,54 @@ class Names(NamedTuple):
 Naming = Callable[[Table], Names]
 
 
-def read_files(files: Sequence[str], manifests: str | None, sort: str, limit: int | None) -> Answer:
-    """Read every file as far as it goes. Raises Problem only when `manifests` cannot be read at all."""
+def read_files(
+    files: Sequence[str], manifests: str | None, sort: str, limit: int | None, format: str = "auto"
+) -> Answer:
+    """Read every file as far as it goes. Raises Problem only when `manifests` cannot be read at all.
+
+    `format` is `auto`, `pcap`, or one of `imports.read.READERS`.
+    """
     naming, problems, notes = _naming(manifests)
     flows: list[Flow] = []
-    frames = left_out = 0
+    frames = lines = left_out = 0
     for name in files:
+        room = None if limit is None else max(0, limit - len(flows))
         try:
+            if (origin := _origin(name, format)) is not None:
+                foreign = read_import(name, origin)
+                order = _chosen(foreign.imported.flows, sort)[:room]
+                flows += _told(foreign, naming, order)
+                lines, left_out = lines + foreign.lines, left_out + len(foreign.imported.flows) - len(order)
+                notes += foreign.notes
+                continue
             reading = read_capture(name)
         except Problem as problem:
             # Its traceback would keep the file's whole buffer.
             problems.append(problem.with_traceback(None))
             continue
         rows, legs = _linked(reading.captured)
-        chosen = _chosen(rows, sort)[: None if limit is None else max(0, limit - len(flows))]
+        chosen = _chosen(rows, sort)[:room]
         flows += _shown(rows, legs, naming(rows), chosen, reading.dictionaries)
         frames, left_out = frames + reading.frames, left_out + len(rows) - len(chosen)
         notes += _remarks(reading, name)
         problems += [reading.problem] if reading.problem else []
-    return Answer(flows, tuple(problems), tuple(notes), frames, left_out)
+    return Answer(flows, tuple(problems), tuple(notes), frames, lines, left_out)
+
+
+def _origin(name: str, format: str) -> str | None:
+    """Whose flows a file holds; None for a capture."""
+    if format == "auto":
+        return origin_of(name)
+    return None if format == "pcap" else format
+
+
+def _told(foreign: Foreign, naming: Naming, chosen: I64) -> list[Flow]:
+    """The chosen flows of another tool's file."""
+    rows = foreign.imported.flows
+    names = naming(rows)
+    versions = names.consumer, names.provider
+    ends = [[names.endpoints[version] for version in side.tolist()] for side in versions]
+    return list(shown(foreign, chosen.tolist(), (ends[0], ends[1]), names.probe))
 
 
 def _remarks(reading: Reading, name: str) -> list[str]:

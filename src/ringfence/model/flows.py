@@ -8,7 +8,8 @@ import msgspec
 class FlowEnd(msgspec.Struct, frozen=True):
     """One end of a flow with what its address was at that time. Unknown facts are None."""
 
-    ip: str
+    ip: str | None
+    """Null only where another tool's log left the address out."""
     port: int | None
     kind: str
     cluster: str | None = None
@@ -72,9 +73,10 @@ class Flow(msgspec.Struct, frozen=True):
     snat: bool
     category: str
     link: str
-    start: str
-    end: str
-    duration_us: int
+    start: str | None
+    """Null, like `end` and `duration_us`, only where another tool's log has no time that can be read."""
+    end: str | None
+    duration_us: int | None
     protocol: str
     direction: str
     consumer: FlowEnd
@@ -104,5 +106,7 @@ class Flow(msgspec.Struct, frozen=True):
     """How many connections it stands for, where consumers' ports were folded away."""
     sample: int | None = None
     """One packet in so many was counted, and told as so many: counters are estimates. Null where every one was."""
+    origin: str | None = None
+    """Whose flow it is where an import read it: `zeek`, `hubble`, `calico`, `netobserv`, `vpc`. Null: seen by ourselves."""
     opened_by: FlowEnd | None = None
     """Who opened the connection, where source translation put this leg's consumer in its place."""

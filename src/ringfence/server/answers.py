@@ -86,7 +86,7 @@ class Answers:
             rows = np.flatnonzero(matching(part, wanted))
             rows = rows[np.argsort(-part.flows["first"][rows], kind="stable")][:limit]
             found += show(part, rows)
-        return sorted(found, key=lambda flow: flow.start, reverse=True)[:limit]
+        return sorted(found, key=lambda flow: flow.start or "", reverse=True)[:limit]
 
     def conversations(self, since: int, until: int, wanted: Filter, limit: int) -> list[Flow]:
         """Legs of matching connections with the consumers' ports folded away, newest first, at most `limit`."""
@@ -98,7 +98,7 @@ class Answers:
             flows["drop"] = drops(flows)
             made = fold_ports(flows, legs, part.ends.consumer[rows], part.ends.provider[rows])
             found += _show_folded(part, made, rows, limit)
-        return sorted(found, key=lambda flow: flow.start, reverse=True)[:limit]
+        return sorted(found, key=lambda flow: flow.start or "", reverse=True)[:limit]
 
     def connections(self, since: int, until: int, wanted: Filter, limit: int) -> list[Connection]:
         """Matching connections with all their legs, newest first, at most `limit`."""
@@ -109,7 +109,7 @@ class Answers:
             )
             openers = openers[np.argsort(-part.flows["first"][openers], kind="stable")][:limit]
             found += _connections(part, openers)
-        return sorted(found, key=lambda each: each.legs[0].start, reverse=True)[:limit]
+        return sorted(found, key=lambda each: each.legs[0].start or "", reverse=True)[:limit]
 
     def whole(self, since: int, until: int, flow: int) -> Connection | None:
         """The connection that a flow's or its own id names, with what each tap counted of each leg.

@@ -1,0 +1,284 @@
+"""Records of both ways, of several reporters and intervals, become flows counted once.
+
+Goals: one row per conversation and file, as for captures; of several reporters of the same packets one is counted (the
+lowest role, then the one with most packets), because adding them would count packets twice; what nobody told stays
+unknown. The trade-off: intervals of a conversation that different reporters saw are not put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.flows.keys import flow_id, is_reversed, text_hash, tuple_hash
+from ringfence.imports.records import NOWHERE, SECOND, UNKNOWN, Record
+from ringfence.model.columns import (
+    FLAG_SYN_ACK,
+    FLAG_SYN_ONLY,
+    FLOW,
+    TUPLE,
+    UNKNOWN_U4,
+    Direction,
+    Table,
+    structured,
+)
+from ringfence.model.endpoints import Endpoint
+from ringfence.model.protocols import ICMP, ICMPV6, TCP
+
+Mask = NDArray[np.bool_]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+SIDES = ("consumer", "provider")
+COUNTED = ("packets", "octets", "flags")
+NEVER = np.iinfo(np.int64).max
+
+_QUESTIONS = {(ICMP, 0): 8, (ICMP, 9): 10, (ICMP, 14): 13, (ICMP, 16): 15, (ICMP, 18): 17}
+_QUESTIONS |= {(ICMPV6, 129): 128, (ICMPV6, 134): 133, (ICMPV6, 136): 135, (ICMPV6, 140): 139}
+"""The asking type for each (protocol, answering type) (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
+
+
+class Imported(NamedTuple):
+    """Flows of one file, in the order of their first packets, and beside each row what its columns cannot say."""
+
+    flows: Table
+    """FLOW. A time that nobody told is UNKNOWN; what else nobody told is 0 here and True in `untold`."""
+    untold: dict[str, Mask]
+    """By column of `flows`: the rows for which nobody told it."""
+    nowhere: dict[str, Mask]
+    """By side: the rows of which nobody told that end's address."""
+    consumers: list[Endpoint | None]
+    providers: list[Endpoint | None]
+    connections: I64
+    names: list[tuple[str, ...]]
+
+
+_ROW = np.dtype(
+    [
+        *TUPLE,
+        *[(name, "<i8") for name in ("first", "last", "rtt_us", "connections", "reporter", "role", "sample")],
+        *[(name, "<i8") for name in ("direction", "drop", "both", "opened", "answered")],
+        *[(f"{side}_{name}", "<i8") for side in SIDES for name in (*COUNTED, "end", "untold_port")],
+    ]
+)
+"""A record as columns. `consumer` is its source for now."""
+
+
+def flows(records: Sequence[Record], origin: str) -> Imported:
+    """Bring records together. `origin` (the format) is part of the ids."""
+    rows, ends = _columns(records)
+    from_low = ~is_reversed(rows)
+    _, first_of, group = np.unique(tuple_hash(rows), return_index=True, return_inverse=True)
+    count = len(first_of)
+    by_low, direction = _opened(rows, from_low, group, count)
+    table = structured(FLOW, count)
+    untold = _put_ends(table, rows[first_of], from_low[first_of] == by_low)
+    table["direction"] = direction
+    low, high = (_counted(rows, from_low, group, count, way) for way in (True, False))
+    for name in COUNTED:
+        for side, keep in zip(SIDES, (by_low, ~by_low), strict=True):
+            values = np.where(keep, low[name], high[name])
+            untold[f"{side}_{name}"] = values == UNKNOWN
+            table[f"{side}_{name}"] = np.maximum(values, 0)
+    _put_times(table, rows, group)
+    rtt = np.full(count, NEVER)
+    np.minimum.at(rtt, group, np.where(rows["rtt_us"] == UNKNOWN, NEVER, rows["rtt_us"]))
+    table["rtt_us"] = np.minimum(rtt, UNKNOWN_U4)
+    for name in ("drop", "sample"):
+        np.maximum.at(table[name], group, rows[name].astype(table[name].dtype))
+    _put_icmp(table)
+    table["tuple_hash"] = tuple_hash(table)
+    none = np.zeros(count, np.uint64)
+    begins = np.maximum(table["first"], 0) // SECOND * SECOND
+    table["flow_id"] = flow_id(text_hash(origin), none, table["tuple_hash"], none, begins)
+    low_end, high_end = (_told(rows, from_low, group, count, ends, way) for way in (True, False))
+    order = np.lexsort((first_of, table["first"]))
+    names = _names(records, group, count)
+    return Imported(
+        table[order],
+        {name: mask[order] for name, mask in untold.items()},
+        {side: table[f"{side}_hi"][order] == np.uint64(NOWHERE) for side in SIDES},
+        [ends[index] for index in np.where(by_low, low_end, high_end)[order].tolist()],
+        [ends[index] for index in np.where(by_low, high_end, low_end)[order].tolist()],
+        _connections(rows, group, count)[order],
+        [names[index] for index in order.tolist()],
+    )
+
+
+def _columns(records: Sequence[Record]) -> tuple[Table, list[Endpoint | None]]:
+    """Records as columns, and the distinct things said of ends. An end without an address gets one of its own."""
+    known: dict[Endpoint | None, int] = {None: 0}
+    reporters: dict[str, int] = {}
+    table = np.zeros(len(records), _ROW)
+    for name in ("first", "last", "rtt_us", "connections", "role", "sample", "direction", "drop"):
+        table[name] = [getattr(record, name) for record in records]
+    for name in ("protocol", "both", "opened", "answered"):
+        table[name] = [getattr(record, name) for record in records]
+    table["reporter"] = [reporters.setdefault(record.reporter, len(reporters)) for record in records]
+    for side, part, back in (("consumer", "source", ""), ("provider", "destination", "back_")):
+        ends = [getattr(record, part) for record in records]
+        table[f"{side}_end"] = [known.setdefault(end.endpoint, len(known)) for end in ends]
+        table[f"{side}_hi"] = np.array([end.address[0] for end in ends], np.uint64)
+        low = np.array([end.address[1] for end in ends], np.uint64)
+        nowhere = table[f"{side}_hi"] == np.uint64(NOWHERE)
+        table[f"{side}_lo"] = np.where(nowhere, table[f"{side}_end"].astype(np.uint64), low)
+        ports = np.array([end.port for end in ends], np.int64)
+        table[f"{side}_untold_port"], table[f"{side}_port"] = ports == UNKNOWN, np.maximum(ports, 0)
+        for name in COUNTED:
+            table[f"{side}_{name}"] = [getattr(record, back + name) for record in records]
+    return table, list(known)
+
+
+def _is_icmp(rows: Table) -> Mask:
+    return np.asarray((rows["protocol"] == ICMP) | (rows["protocol"] == ICMPV6), np.bool_)
+
+
+def _evidence(rows: Table) -> tuple[I64, Mask]:
+    """What each row says: how surely (-1: nothing), and whether its source opened the conversation."""
+    said = (rows["opened"] == 1) | (rows["answered"] == 1)
+    flags = np.maximum(rows["consumer_flags"], 0)
+    syn, answer = flags & FLAG_SYN_ONLY != 0, flags & FLAG_SYN_ACK != 0
+    shook = ~said & (rows["both"] == 0) & (rows["protocol"] == TCP) & (syn != answer)
+    message = np.maximum(rows["provider_port"], rows["consumer_port"]) >> 8
+    asks, answers = np.zeros((2, len(rows)), np.bool_)
+    for (protocol, answer), question in _QUESTIONS.items():
+        mine = ~said & (rows["protocol"] == protocol)
+        asks |= mine & (message == question)
+        answers |= mine & (message == answer)
+    icmp = int(Direction.ICMP)
+    level = np.select([said, shook, asks | answers], [rows["direction"], int(Direction.SYN), icmp], -1)
+    return level.astype(np.int64), np.select([said, shook, answers], [rows["opened"] == 1, syn, False], True)
+
+
+def _opened(rows: Table, from_low: Mask, group: I64, count: int) -> tuple[Mask, I64]:
+    """(the low end opened it, how that is known) of each group: by the surest word, else by the earliest packet;
+    where times are the same (logs of whole seconds) the higher port is taken for the consumer's, as a guess."""
+    level, source = _evidence(rows)
+    time = np.where(rows["first"] == UNKNOWN, NEVER, rows["first"])
+    order = np.lexsort((time, -level, group))
+    best = order[np.r_[True, group[order][1:] != group[order][:-1]]] if count else order
+    by_low = source[best] == from_low[best]
+    first = {way: np.full(count, NEVER) for way in (True, False)}
+    for way, times in first.items():
+        np.minimum.at(times, group[from_low == way], time[from_low == way])
+    row = rows[best]
+    source_is_higher = row["consumer_port"] >= row["provider_port"]
+    guess = np.where(
+        first[True] == first[False], source_is_higher == from_low[best], first[True] < first[False]
+    )
+    by_low = np.where(level[best] < 0, guess, by_low)
+    return by_low, np.maximum(level[best], int(Direction.GUESSED))
+
+
+def _put_ends(table: Table, rows: Table, as_told: Mask) -> dict[str, Mask]:
+    """Fill the tuple of each flow from one of its rows; which ports nobody told."""
+    table["protocol"] = rows["protocol"]
+    untold: dict[str, Mask] = {}
+    for side, other in (SIDES, SIDES[::-1]):
+        for part in ("hi", "lo", "port"):
+            table[f"{side}_{part}"] = np.where(as_told, rows[f"{side}_{part}"], rows[f"{other}_{part}"])
+        port = np.where(as_told, rows[f"{side}_untold_port"], rows[f"{other}_untold_port"])
+        untold[f"{side}_port"] = (port == 1) & ~_is_icmp(rows)
+    return untold
+
+
+def _counted(rows: Table, from_low: Mask, group: I64, count: int, way: bool) -> dict[str, I64]:
+    """Packets, octets and flags that the low end (`way`) or the high end sent, by one reporter for each flow.
+
+    Where lines tell one way each and none tells this one, 0 were seen of what others tell in numbers.
+    """
+    mine = np.flatnonzero((from_low == way) | (rows["both"] == 1))
+    forward = from_low[mine] == way
+    values = {
+        name: np.where(forward, rows[f"consumer_{name}"][mine], rows[f"provider_{name}"][mine])
+        for name in COUNTED
+    }
+    chosen = _of_one_reporter(rows[mine], group[mine], values["packets"])
+    found: dict[str, I64] = {}
+    for name in COUNTED:
+        anywhere = np.zeros(count, np.bool_)
+        in_numbers = (rows[f"consumer_{name}"] != UNKNOWN) & (rows["consumer_packets"] != UNKNOWN)
+        anywhere[group[in_numbers & (rows["both"] == 0)]] = True
+        told = chosen & (values[name] != UNKNOWN)
+        total = np.zeros(count, np.int64)
+        (np.bitwise_or if name == "flags" else np.add).at(total, group[mine][told], values[name][told])
+        seen = np.zeros(count, np.bool_)
+        seen[group[mine]] = True
+        known = np.where(seen, False, anywhere)
+        known[group[mine][told]] = True
+        found[name] = np.where(known, total, UNKNOWN)
+    return found
+
+
+def _of_one_reporter(rows: Table, group: I64, packets: I64) -> Mask:
+    """The rows of the reporter whose word counts in each group: the lowest role, then most packets, then the first."""
+    if not len(rows):
+        return np.zeros(0, np.bool_)
+    order = np.lexsort((rows["reporter"], group))
+    edge = (group[order][1:] != group[order][:-1]) | (
+        rows["reporter"][order][1:] != rows["reporter"][order][:-1]
+    )
+    starts = np.flatnonzero(np.r_[True, edge])
+    total = np.add.reduceat(np.maximum(packets[order], 0), starts)
+    role = np.minimum.reduceat(rows["role"][order], starts)
+    of, who = group[order][starts], rows["reporter"][order][starts]
+    rank = np.lexsort((who, -total, role, of))
+    best = rank[np.r_[True, of[rank][1:] != of[rank][:-1]]]
+    winner = np.zeros(int(group.max()) + 1, np.int64)
+    winner[of[best]] = who[best]
+    return np.asarray(rows["reporter"] == winner[group], np.bool_)
+
+
+def _put_times(table: Table, rows: Table, group: I64) -> None:
+    first, last = np.full(len(table), NEVER), np.full(len(table), UNKNOWN)
+    np.minimum.at(first, group, np.where(rows["first"] == UNKNOWN, NEVER, rows["first"]))
+    np.maximum.at(last, group, rows["last"])
+    table["first"] = np.where(first == NEVER, UNKNOWN, first)
+    table["last"] = np.where(first == NEVER, UNKNOWN, np.maximum(first, last))
+
+
+def _put_icmp(table: Table) -> None:
+    """`provider_port` becomes the asker's type and code, whichever way the line told of it."""
+    icmp = _is_icmp(table)
+    message = np.maximum(table["consumer_port"], table["provider_port"])
+    for (protocol, answer), question in _QUESTIONS.items():
+        answers = (table["protocol"] == protocol) & (message >> 8 == answer)
+        message = np.where(answers, question << 8 | message & 0xFF, message)
+    table["provider_port"] = np.where(icmp, message, table["provider_port"])
+    table["consumer_port"] = np.where(icmp, 0, table["consumer_port"])
+
+
+def _told(rows: Table, from_low: Mask, group: I64, count: int, ends: list[Endpoint | None], low: bool) -> I64:
+    """Index into `ends` of what is said of the low or the high end of each group: by whoever says most."""
+    index = np.where(from_low == low, rows["consumer_end"], rows["provider_end"])
+    score = np.array([_said(end) for end in ends], np.int64)
+    order = np.lexsort((index, -score[index], group))
+    best = order[np.r_[True, group[order][1:] != group[order][:-1]]] if count else order
+    return np.asarray(index[best], np.int64)
+
+
+def _said(end: Endpoint | None) -> int:
+    """How much is said of an end."""
+    if end is None:
+        return -1
+    fields = (end.name, end.workload, end.node, end.service, end.labels or None)
+    return 10 * (end.kind != "unresolved") + sum(field is not None for field in fields)
+
+
+def _connections(rows: Table, group: I64, count: int) -> I64:
+    """How many connections each flow stands for: more than one only where a line says so."""
+    chosen = _of_one_reporter(rows, group, np.maximum(rows["consumer_packets"], 0))
+    many = np.zeros(count, np.int64)
+    np.add.at(many, group[chosen], (rows["connections"] - 1)[chosen])
+    return many + 1
+
+
+def _names(records: Sequence[Record], group: I64, count: int) -> list[tuple[str, ...]]:
+    """The names told of each flow's provider."""
+    found: list[tuple[str, ...]] = [()] * count
+    for at, record in zip(group.tolist(), records, strict=True):
+        if record.names:
+            found[at] = tuple(sorted({*found[at], *record.names}))
+    return found
