@@ -133,9 +133,9 @@ def test_standard_input_and_packed_files(tmp_path: Path) -> None:
 
 
 def test_formats_not_built_are_refused(capture: Path) -> None:
-    code, out, err = run(capture, "--format", "ipfix")
+    code, out, err = run(capture, "--format", "ringfence")
     assert (code, out) == (2, "")
-    assert err == "error: not built yet: --format ipfix: give one of the other formats\n"
+    assert err == "error: not built yet: --format ringfence: give one of the other formats\n"
     assert run(capture, "--format", "pcap")[0] == 0
     assert run(capture, "--format", "nonsense")[0] == 2
 

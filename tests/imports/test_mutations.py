@@ -13,8 +13,10 @@ import pytest
 from ringfence.cli.offline import read_files
 
 from .test_formats import AWS, CUSTOM, GCP, HUBBLE, NSG, VNET
+from .test_ipfix import PLAIN, ROW, data, ipfix
 
 CASES = 400
+GOLDEN = Path(__file__).parent.parent / "golden" / "imports" / "pmacctd-smtp"
 TOKENS = (
     b"null",
     b"-1",
@@ -65,6 +67,8 @@ SEEDS = [
     ("hubble", "\n".join(HUBBLE).encode()),
     ("calico", json.dumps(CALICO).encode()),
     ("netobserv", json.dumps(NETOBSERV).encode()),
+    ("ipfix", ipfix(PLAIN, data(256, ROW)) + ipfix(data(256, ROW, ROW))),
+    *[("ipfix", file.read_bytes()) for file in sorted(GOLDEN.glob("*.bin"))],
     *[("vpc", text.encode()) for text in (AWS, CUSTOM, *map(json.dumps, (GCP, NSG, VNET)))],
 ]
 

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 import msgspec
 import zstandard
 
-from ringfence.imports import calico, hubble, netobserv, vpc, zeek
+from ringfence.imports import calico, hubble, ipfix, netobserv, vpc, zeek
 from ringfence.imports.pair import Imported, flows
 from ringfence.imports.records import Record, Tally
 from ringfence.model.problems import Problem
@@ -26,6 +26,7 @@ READERS: dict[str, Reader] = {
     "calico": calico.read,
     "netobserv": netobserv.read,
     "vpc": vpc.read,
+    "ipfix": ipfix.read,
 }
 HEAD = 1 << 16
 """Octets of a file's beginning that say what it is."""
@@ -82,6 +83,8 @@ def _plain(head: bytes) -> bytes:
 
 def guess(head: bytes) -> str | None:
     """The format of a file by its beginning; None for what is none of them (a capture, most likely)."""
+    if head[:2] in (b"\0\5", b"\0\x09", b"\0\x0a"):
+        return "ipfix"
     text = head.lstrip()
     if text.startswith((b"#separator", b"### BTest", b"#fields", b"#set_separator", b"#path")):
         return "zeek"

@@ -1,0 +1,128 @@
+"""NetFlow and IPFIX: what another exporter sent of a trace, and what the RFCs allow beyond it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from ringfence.cli.offline import Answer, read_files
+from ringfence.model.flows import Flow
+
+A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+
+
+def read(file: Path, format: str = "auto") -> Answer:
+    return read_files([str(file)], None, "start", None, format)
+
+
+def told(flow: Flow) -> tuple[object, ...]:
+    """By unordered ends: these formats rarely say who opened."""
+    sides = (
+        (flow.consumer.ip, flow.consumer.port, flow.consumer_packets, flow.consumer_octets),
+        (flow.provider.ip, flow.provider.port, flow.provider_packets, flow.provider_octets),
+    )
+    return flow.protocol, *sorted(sides, key=str)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("version", [5, 9, 10])
+def test_another_exporter_says_what_the_packets_say(repo: Path, shared_data: Path, version: int) -> None:
+    sent = read(repo / "tests/golden/imports/pmacctd-smtp" / f"version-{version}.bin")
+    seen = read(shared_data / "pcap/zeek/traces/smtp.pcap")
+    assert {told(flow) for flow in sent.flows} == {told(flow) for flow in seen.flows}
+    assert {flow.origin for flow in sent.flows} == {"ipfix"}
+    if version != 5:  # pmacctd tells times of an old trace since a start of its own that does not fit
+        cut = {flow.start[:23] for flow in seen.flows if flow.start}
+        assert {flow.start[:23] for flow in sent.flows if flow.start} == cut
+
+
+def ipfix(*sets: bytes, domain: int = 1) -> bytes:
+    body = b"".join(sets)
+    return struct.pack(">HHIII", 10, 16 + len(body), 1_700_000_000, 0, domain) + body
+
+
+def template(number: int, *fields: tuple[int, int] | tuple[int, int, int], kind: int = 2) -> bytes:
+    told = b"".join(
+        struct.pack(">HH", field[0], field[1])
+        if len(field) == 2
+        else struct.pack(">HHI", field[0] | 0x8000, field[1], field[2])
+        for field in fields
+    )
+    body = struct.pack(">HH", number, len(fields)) + told
+    return struct.pack(">HH", kind, 4 + len(body)) + body
+
+
+def data(number: int, *values: bytes) -> bytes:
+    body = b"".join(values)
+    return struct.pack(">HH", number, 4 + len(body)) + body
+
+
+TUPLE = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1))
+PLAIN = template(256, *TUPLE, (2, 8), (1, 8), (152, 8), (153, 8))
+NUMBERS = struct.pack(">QQQQ", 3, 180, 1_700_000_000_123, 1_700_000_001_000)
+ROW = A + B + struct.pack(">HHB", 40000, 80, 6) + NUMBERS
+
+
+def flows(tmp_path: Path, *messages: bytes) -> Answer:
+    file = tmp_path / "sent"
+    file.write_bytes(b"".join(messages))
+    answer = read(file)
+    assert not answer.problems
+    return answer
+
+
+def test_both_ways_in_one_record(tmp_path: Path) -> None:
+    """RFC 5103, with fields of variable length and of an enterprise nobody here knows in between."""
+    both = template(
+        300, *TUPLE, (2, 4), (1, 4), (2, 4, 29305), (1, 4, 29305), (100, 0xFFFF, 9), (156, 8), (157, 8)
+    )
+    time = struct.pack(">II", 1_700_000_000 + 2_208_988_800, 1 << 31)
+    row = A + B + struct.pack(">HHB4I", 40000, 80, 6, 3, 180, 2, 100) + b"\x03abc" + time * 2
+    (flow,) = flows(tmp_path, ipfix(both, data(300, row))).flows
+    assert (flow.consumer.ip, flow.provider.port) == ("10.0.0.1", 80)
+    assert told(flow)[1:] == (("10.0.0.1", 40000, 3, 180), ("10.0.0.2", 80, 2, 100))
+    assert flow.start == "2023-11-14T22:13:20.500000Z"
+
+
+def test_templates_are_of_their_domain_and_sets_without_one_are_counted(tmp_path: Path) -> None:
+    answer = flows(
+        tmp_path,
+        ipfix(data(256, ROW)),
+        ipfix(PLAIN),
+        ipfix(data(256, ROW), domain=2),
+        ipfix(data(256, ROW, ROW)),
+    )
+    (flow,) = answer.flows
+    assert (flow.consumer_packets, flow.consumer_octets) == (6, 360)
+    (note,) = answer.notes
+    assert "2 lines passed over: sets whose template was not sent before them" in note
+
+
+def test_options_are_no_flows_and_denied_flows_are_told(tmp_path: Path) -> None:
+    options = struct.pack(">HHHHHHHH", 3, 18, 257, 2, 1, 149, 4, 34) + struct.pack(">H", 4)
+    firewall = template(258, *TUPLE, (233, 1))
+    answer = flows(
+        tmp_path,
+        ipfix(options, data(257, bytes(8))),
+        ipfix(firewall, data(258, ROW[:13] + b"\x03")),
+    )
+    (flow,) = answer.flows
+    assert (flow.drop_reason, flow.consumer_packets, flow.start) == ("policy", None, None)
+
+
+def test_sampled_counts_are_scaled_and_marked(tmp_path: Path) -> None:
+    sampled = template(259, *TUPLE, (2, 4), (34, 4))
+    (flow,) = flows(tmp_path, ipfix(sampled, data(259, ROW[:13] + struct.pack(">II", 7, 100)))).flows
+    assert (flow.consumer_packets, flow.sample) == (700, 100)
+
+
+def test_a_cut_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole = ipfix(PLAIN, data(256, ROW))
+    answer = flows(tmp_path, whole, whole[:40])
+    assert len(answer.flows) == 1
+    assert "the rest was not read" in answer.notes[0]
+    (tmp_path / "none").write_bytes(b"\x00\x0a\x00\x01")
+    (problem,) = read(tmp_path / "none").problems
+    assert "is no NetFlow or IPFIX" in str(problem)
