@@ -126,7 +126,7 @@ def _nine(body: bytes, at: int, known: _Sets, found: list[Record], tally: Tally)
 
 def _ten(body: bytes, at: int, known: _Sets, found: list[Record], tally: Tally) -> int:
     _, length, seconds, _, domain = _IPFIX_HEADER.unpack_from(body, at)
-    end = at + length
+    end: int = at + length
     if length < _IPFIX_HEADER.size or end > len(body):
         raise Broken(f"a message of {length} octets, of which {len(body) - at} are there")
     at += _IPFIX_HEADER.size
