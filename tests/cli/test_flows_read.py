@@ -132,10 +132,16 @@ def test_standard_input_and_packed_files(tmp_path: Path) -> None:
     assert (code, len(json.loads(out))) == (0, 1)
 
 
-def test_formats_not_built_are_refused(capture: Path) -> None:
-    code, out, err = run(capture, "--format", "ringfence")
-    assert (code, out) == (2, "")
-    assert err == "error: not built yet: --format ringfence: give one of the other formats\n"
+def test_what_was_printed_is_read_back(capture: Path, tmp_path: Path) -> None:
+    for output in ("json", "jsonl"):
+        _, printed, _ = run(capture, "-o", output)
+        (tmp_path / "printed").write_text(printed)
+        assert run(tmp_path / "printed", "-o", output)[:2] == (0, printed)
+    code, _, err = run(capture, "--format", "ringfence")
+    assert (code, err.startswith("error: no line of it can be used: ")) == (2, True)
+
+
+def test_a_format_is_one_of_the_contract_s(capture: Path) -> None:
     assert run(capture, "--format", "pcap")[0] == 0
     assert run(capture, "--format", "nonsense")[0] == 2
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 class Format(StrEnum):
-    """Formats of the contract. Those not built yet are refused by name."""
+    """Formats of the contract."""
 
     auto = "auto"
     pcap = "pcap"
@@ -78,10 +78,7 @@ def read(
     Example: `ringfence flows read capture.pcap --inventory k8s/ -o jsonl`
     """
     from ringfence.cli.offline import read_files
-    from ringfence.model.problems import Problem
 
-    if format is Format.ringfence:
-        raise Problem("not built yet", f"--format {format.value}", "give one of the other formats")
     # The answer is many small values that all live until the end: looking for garbage among them only costs.
     gc.disable()
     answer = read_files(files, inventory, sort.value, limit, format.value)

@@ -16,8 +16,8 @@ from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
 from ringfence.flows.present import Facts, present
 from ringfence.flows.terms import Dictionaries
+from ringfence.imports.read import OWN, origin_of, read_import, read_own
 from ringfence.imports.read import Reading as Foreign
-from ringfence.imports.read import origin_of, read_import
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
 from ringfence.model.columns import TRANSLATION, Table, structured
@@ -65,30 +65,52 @@ def read_files(
     `format` is `auto`, `pcap`, or one of `imports.read.READERS`.
     """
     naming, problems, notes = _naming(manifests)
-    flows: list[Flow] = []
-    frames = lines = left_out = 0
+    parts: list[_Part] = []
     for name in files:
-        room = None if limit is None else max(0, limit - len(flows))
+        room = None if limit is None else max(0, limit - sum(len(part.flows) for part in parts))
         try:
-            if (origin := _origin(name, format)) is not None:
-                foreign = read_import(name, origin)
-                order = _chosen(foreign.imported.flows, sort)[:room]
-                flows += _told(foreign, naming, order)
-                lines, left_out = lines + foreign.lines, left_out + len(foreign.imported.flows) - len(order)
-                notes += foreign.notes
-                continue
-            reading = read_capture(name)
+            part = _part(name, _origin(name, format), naming, sort, room)
         except Problem as problem:
             # Its traceback would keep the file's whole buffer.
             problems.append(problem.with_traceback(None))
             continue
-        rows, legs = _linked(reading.captured)
-        chosen = _chosen(rows, sort)[:room]
-        flows += _shown(rows, legs, naming(rows), chosen, reading.dictionaries)
-        frames, left_out = frames + reading.frames, left_out + len(rows) - len(chosen)
-        notes += _remarks(reading, name)
-        problems += [reading.problem] if reading.problem else []
-    return Answer(flows, tuple(problems), tuple(notes), frames, lines, left_out)
+        parts.append(part)
+        problems += [part.problem] if part.problem else []
+    return Answer(
+        [flow for part in parts for flow in part.flows],
+        tuple(problems),
+        (*notes, *(note for part in parts for note in part.notes)),
+        sum(part.frames for part in parts),
+        sum(part.lines for part in parts),
+        sum(part.total - len(part.flows) for part in parts),
+    )
+
+
+class _Part(NamedTuple):
+    """What one file gave: the flows to show of `total`."""
+
+    flows: list[Flow]
+    total: int
+    frames: int = 0
+    lines: int = 0
+    notes: Sequence[str] = ()
+    problem: Problem | None = None
+
+
+def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | None) -> _Part:
+    """Read one file. Raises Problem when nothing of it can be read."""
+    if origin == OWN:
+        own, lines, notes = read_own(name)
+        return _Part(_sorted(own, sort)[:room], len(own), 0, lines, notes)
+    if origin is not None:
+        foreign = read_import(name, origin)
+        rows = foreign.imported.flows
+        told = _told(foreign, naming, _chosen(rows, sort)[:room])
+        return _Part(told, len(rows), 0, foreign.lines, foreign.notes)
+    reading = read_capture(name)
+    rows, legs = _linked(reading.captured)
+    found = _shown(rows, legs, naming(rows), _chosen(rows, sort)[:room], reading.dictionaries)
+    return _Part(found, len(rows), reading.frames, 0, _remarks(reading, name), reading.problem)
 
 
 def _origin(name: str, format: str) -> str | None:
@@ -96,6 +118,15 @@ def _origin(name: str, format: str) -> str | None:
     if format == "auto":
         return origin_of(name)
     return None if format == "pcap" else format
+
+
+def _sorted(flows: list[Flow], sort: str) -> list[Flow]:
+    """As `_chosen` orders rows."""
+    if sort == "start":
+        return sorted(flows, key=lambda flow: flow.start or "")
+    return sorted(
+        flows, key=lambda flow: -sum(getattr(flow, f"{end}_{sort}") or 0 for end in ("consumer", "provider"))
+    )
 
 
 def _told(foreign: Foreign, naming: Naming, chosen: I64) -> list[Flow]:

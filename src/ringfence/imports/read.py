@@ -14,9 +14,10 @@ from typing import IO, Any, NamedTuple, cast
 import msgspec
 import zstandard
 
-from ringfence.imports import calico, hubble, ipfix, netobserv, vpc, zeek
+from ringfence.imports import calico, hubble, ipfix, netobserv, own, vpc, zeek
 from ringfence.imports.pair import Imported, flows
 from ringfence.imports.records import Record, Tally
+from ringfence.model.flows import Flow
 from ringfence.model.problems import Problem
 
 Reader = Callable[[Iterable[bytes], str, Tally], list[Record]]
@@ -69,6 +70,17 @@ def read_import(name: str, origin: str) -> Reading:
     return Reading(origin, flows(records, origin), tally.lines, tuple(tally.notes(name)), tally.broken)
 
 
+def read_own(name: str) -> tuple[list[Flow], int, tuple[str, ...]]:
+    """Flows that Ringfence printed, the lines there were, and notes. Raises Problem as `read_import` does."""
+    tally = Tally()
+    with _opened(name) as stream:
+        found = own.read(stream, name, tally)
+    if not found and tally.broken:
+        fix = "give what `ringfence flows ... -o json` or `-o jsonl` printed"
+        raise Problem("no line of it can be used", f"{name}: {tally.shown[0]}", fix)
+    return found, tally.lines, tuple(tally.notes(name))
+
+
 def _plain(head: bytes) -> bytes:
     """The beginning of what a file's beginning unpacks to."""
     try:
@@ -100,7 +112,9 @@ def guess(head: bytes) -> str | None:
     return None
 
 
+OWN = "ringfence"
 _SIGNS = {
+    OWN: (b'"flow_id"',),
     "zeek": (b'"id.orig_h"',),
     "hubble": (b'"flow":', b'"verdict"', b'"lost_events"', b'"node_status"', b'"agent_event"'),
     "calico": (b'"source_name_aggr"', b'"dest_name_aggr"', b'"dest_name"', b'"dest_type"'),
