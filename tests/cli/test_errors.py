@@ -85,8 +85,9 @@ def test_an_unknown_format(tmp_path):
     assert "nonsense" in one_line(run("flows", "read", "--format", "nonsense", str(capture(tmp_path))))
 
 
-def test_a_format_that_is_not_built_yet(tmp_path):
-    assert "zeek" in one_line(run("flows", "read", "--format", "zeek", str(capture(tmp_path))))
+def test_a_file_of_another_format_than_told(tmp_path):
+    assert "zeek" not in one_line(run("flows", "read", "--format", "vpc", str(capture(tmp_path))))
+    assert "conn.log" in one_line(run("flows", "read", "--format", "zeek", str(capture(tmp_path))))
 
 
 def test_a_manifest_with_a_broken_document(tmp_path):

@@ -190,6 +190,16 @@ def test_a_damaged_capture_stops_it_unless_told_to_go_on(run: Run, tmp_path: Pat
     assert "from shop/Pod/web, TCP 5432" in out
 
 
+def test_flows_without_addresses_are_no_evidence(run: Run, case: Path, tmp_path: Path) -> None:
+    lines = [
+        b'{"start_time":1,"end_time":2,"proto":"tcp","reporter":"dst","source_name_aggr":"a-*","dest_port":1}'
+    ]
+    (tmp_path / "calico.gz").write_bytes(gzip.compress(lines[0]))
+    code, out, err = run("netpol", "generate", "--flows", tmp_path / "calico.gz")
+    assert (code, out) == (2, "")
+    assert "no conversations" in err
+
+
 def test_other_bad_input(run: Run, case: Path, tmp_path: Path) -> None:
     flows = ("--flows", case / "flows.jsonl")
     capture = tmp_path / "a.pcap"
@@ -203,7 +213,7 @@ def test_other_bad_input(run: Run, case: Path, tmp_path: Path) -> None:
         (("--flows", tmp_path / "absent"), "cannot read flows"),
         (("--flows", capture), "no conversations"),
         (("--flows", cut), "damaged capture"),
-        (("--flows", packed), "not a capture"),
+        (("--flows", packed), "no line of it can be used"),
         (("--flows", tmp_path / "noise"), "not a flow"),
         ((*flows, "--dialect", "cilium"), "unknown dialect"),
         ((*flows, "--server", "http://127.0.0.1:1"), "two kinds of evidence"),

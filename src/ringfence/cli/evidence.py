@@ -11,6 +11,7 @@ from ringfence.model.problems import Problem
 
 if TYPE_CHECKING:
     from ringfence.discovery.recorded import RecordedFlow
+    from ringfence.model.flows import Flow
 
 STDIN = "-"
 _FIX = "compare it with docs/reference/flow.md"
@@ -37,10 +38,13 @@ def read_evidence(paths: Sequence[Path], manifests: str | None) -> Evidence:
     from ringfence.cli.offline import read_files
 
     answer = read_files(captures, manifests, "start", None)
-    return Evidence([*flows, *_as_recorded(answer.flows)], answer.problems, answer.notes)
+    whole = [flow for flow in answer.flows if flow.start and flow.consumer.ip and flow.provider.ip]
+    left = len(answer.flows) - len(whole)
+    notes = (f"{left} flows without an address or a time are no evidence",) if left else ()
+    return Evidence([*flows, *_as_recorded(whole)], answer.problems, (*answer.notes, *notes))
 
 
-def _as_recorded(flows: Sequence[object]) -> list[RecordedFlow]:
+def _as_recorded(flows: Sequence[Flow]) -> list[RecordedFlow]:
     """By way of the contract's JSON, so that a capture and what `flows read` prints of it say the same."""
     import msgspec
 
