@@ -200,6 +200,36 @@ def test_flows_without_addresses_are_no_evidence(run: Run, case: Path, tmp_path:
     assert "no conversations" in err
 
 
+ZEEK = """#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\thistory\torig_pkts\tresp_pkts
+1700000000.1\t10.244.1.9\t40000\t10.244.1.5\t8080\ttcp\tShADadFf\t6\t5
+"""
+HUBBLE = (
+    '{"flow":{"time":"2024-01-01T00:00:01Z","verdict":"%s","IP":{"source":"10.0.0.7","destination":"10.0.0.8"},'
+    '"l4":{"TCP":{"source_port":%d,"destination_port":80,"flags":{"SYN":true}}},"drop_reason_desc":"POLICY_DENIED",'
+    '"source":{"namespace":"a","pod_name":"%s","labels":["k8s:app=web"],"workloads":[{"kind":"Deployment","name":"%s"}]},'
+    '"destination":{"namespace":"a","pod_name":"db-1","labels":["k8s:app=db"],"workloads":[{"kind":"Deployment","name":"db"}]}}}'
+)
+
+
+def test_other_tools_logs_are_evidence_but_not_what_a_policy_dropped(run: Run, tmp_path: Path) -> None:
+    lines = [
+        HUBBLE % ("FORWARDED", 4000, "web-1", "web"),
+        HUBBLE % ("DROPPED", 4001, "intruder-1", "intruder"),
+    ]
+    (tmp_path / "hubble.jsonl").write_text("\n".join(lines))
+    read = read_files([str(tmp_path / "hubble.jsonl")], None, "start", None).flows
+    (tmp_path / "printed.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, read)))
+    for name in ("hubble.jsonl", "printed.jsonl"):
+        code, out, err = run("netpol", "generate", "--flows", tmp_path / name, "-o", "yaml")
+        assert code == 0, err
+        assert "web" in out
+        assert "intruder" not in out
+        assert "1 flows that a policy dropped are no evidence" in err
+    (tmp_path / "conn.log").write_text(ZEEK)
+    code, out, err = run("netpol", "generate", "--flows", tmp_path / "conn.log")
+    assert "no conversations" not in err
+
+
 def test_other_bad_input(run: Run, case: Path, tmp_path: Path) -> None:
     flows = ("--flows", case / "flows.jsonl")
     capture = tmp_path / "a.pcap"

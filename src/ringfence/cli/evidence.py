@@ -26,12 +26,22 @@ class Evidence(NamedTuple):
 
 
 def read_evidence(paths: Sequence[Path], manifests: str | None) -> Evidence:
-    """Flows of all files: JSON as `flows read` and `flows list` print it, or captures as `flows read` takes them.
+    """Flows of all files: JSON as `flows read` and `flows list` print it, or captures and logs as `flows read` takes them.
 
     Captures are named by `manifests`. Raises Problem at the first file that is neither; a capture that is damaged
-    gives its flows up to there and a problem.
+    gives its flows up to there and a problem. What a policy dropped is no evidence that it should pass.
     """
-    captures = [str(path) for path in paths if _is_capture(path)]
+    found = _read_all(paths, manifests)
+    passed = [flow for flow in found.flows if flow.drop_reason != "policy"]
+    dropped = len(found.flows) - len(passed)
+    notes = (f"{dropped} flows that a policy dropped are no evidence",) if dropped else ()
+    return Evidence(passed, found.problems, (*found.notes, *notes))
+
+
+def _read_all(paths: Sequence[Path], manifests: str | None) -> Evidence:
+    from ringfence.imports.read import OWN, origin_of
+
+    captures = [str(path) for path in paths if _is_capture(path) or origin_of(str(path)) not in (None, OWN)]
     flows = [flow for path in paths if str(path) not in captures for flow in _read(path)]
     if not captures:
         return Evidence(flows, (), ())

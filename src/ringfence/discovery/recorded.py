@@ -60,6 +60,7 @@ class RecordedFlow(msgspec.Struct, frozen=True):
     provider_octets: int | None = None
     consumer_flags: str | None = None
     provider_flags: str | None = None
+    drop_reason: str | None = None
 
 
 def node_addresses(flows: Iterable[RecordedFlow]) -> dict[str, set[str]]:
