@@ -7,6 +7,7 @@ conversation at one node's interfaces; several nodes and interfaces tell of the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -62,12 +63,7 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
         return taken(_loki(b"".join((first, *whole)), name), decode, tally)
     if isinstance(lone, dict) and "data" in lone:
         return taken(_loki(first, name), decode, tally)
-    return taken(objects(_again(first, whole), tally), decode, tally)
-
-
-def _again(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
-    yield first
-    yield from rest
+    return taken(objects(chain((first,), whole), tally), decode, tally)
 
 
 def _loki(body: bytes, name: str) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ A line of AWS and Google is one way of a conversation at one interface; both may
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -68,13 +69,8 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _document(b"".join((first, *rest)), name, tally)
     if isinstance(lone, dict) and not ({"records"} & set(lone)):
-        return taken(objects(_again(first, rest), tally), _gcp, tally)
+        return taken(objects(chain((first,), rest), tally), _gcp, tally)
     return _document(first, name, tally)
-
-
-def _again(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _document(body: bytes, name: str, tally: Tally) -> list[Record]:
@@ -95,7 +91,7 @@ def _aws_rows(first: bytes, rest: Iterable[bytes], name: str) -> Iterator[tuple[
     if start == 1 and len(words) != len(DEFAULT):
         fix = "give a file with the line that names its fields, or one of the default format"
         raise Problem(f"{len(words)} fields without names", f"{name}: line 1", fix)
-    for count, line in enumerate(rest if start == 2 else _again(first, rest), start):
+    for count, line in enumerate(rest if start == 2 else chain((first,), rest), start):
         values = line.decode(errors="replace").split()
         if not values or (start == 2 and values == words):
             continue

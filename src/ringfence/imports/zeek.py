@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from ringfence.imports.records import (
@@ -44,18 +45,8 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     numbered = enumerate(lines, 1)
     first = next((line for _, line in numbered if line.strip() and not line.startswith(b"###")), b"")
     if first.lstrip().startswith(b"{"):
-        return taken(objects(_again(first, numbered), tally), _json, tally)
-    return taken(_rows(_numbered(first, numbered), name), decode, tally)
-
-
-def _again(first: bytes, rest: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
-    yield first
-    yield from (line for _, line in rest)
-
-
-def _numbered(first: bytes, rest: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    yield 1, first
-    yield from rest
+        return taken(objects(chain((first,), (line for _, line in numbered)), tally), _json, tally)
+    return taken(_rows(chain(((1, first),), numbered), name), decode, tally)
 
 
 def _json(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
