@@ -38,6 +38,32 @@ def test_another_exporter_says_what_the_packets_say(repo: Path, shared_data: Pat
         assert {flow.start[:23] for flow in sent.flows if flow.start} == cut
 
 
+@pytest.mark.shared
+def test_sampled_packets_say_what_the_packets_say(repo: Path, shared_data: Path) -> None:
+    """One packet in one; pmacctd kept the very last packet to itself."""
+    sent = read(repo / "tests/golden/imports/pmacctd-smtp/sflow.bin")
+    seen = read(shared_data / "pcap/zeek/traces/smtp.pcap")
+    (cut,) = {told(flow) for flow in sent.flows} - {told(flow) for flow in seen.flows}
+    assert cut == ("TCP", ("17.167.150.73", 443, 13, 4185), ("192.168.133.100", 49655, 14, 2833))
+    assert len(sent.flows) == len(seen.flows)
+    opened = {told(flow)[1:][0][:2] for flow in seen.flows if flow.direction == "syn"}
+    assert {told(flow)[1:][0][:2] for flow in sent.flows if flow.direction == "syn"} == opened
+    assert {(flow.origin, flow.start, flow.sample) for flow in sent.flows} == {("sflow", None, None)}
+
+
+def test_samples_are_scaled_by_their_own_rate(tmp_path: Path) -> None:
+    """Expanded sample with sampled IPv6, in a datagram of an IPv6 agent; a counter sample beside it."""
+    ends = bytes(15) + b"\x01" + bytes(15) + b"\x02"
+    packet = struct.pack(">II", 100, 6) + ends + struct.pack(">IIII", 40000, 443, 2, 0)
+    record = struct.pack(">II", 4, len(packet)) + packet
+    sample = struct.pack(">12I", 1, 0, 3, 512, 512, 0, 0, 3, 0, 4, 1, 0)[:44] + record
+    body = struct.pack(">II", 3, len(sample)) + sample + struct.pack(">II", 2, 4) + bytes(4)
+    head = struct.pack(">II", 5, 2) + bytes(15) + b"\x09" + struct.pack(">IIII", 0, 1, 1000, 2)
+    (flow,) = flows(tmp_path, head + body).flows
+    assert (flow.consumer_packets, flow.consumer_octets, flow.sample) == (512, 51200, 512)
+    assert (flow.consumer.ip, flow.direction, flow.consumer_flags) == ("::1", "syn", "SYN")
+
+
 def ipfix(*sets: bytes, domain: int = 1) -> bytes:
     body = b"".join(sets)
     return struct.pack(">HHIII", 10, 16 + len(body), 1_700_000_000, 0, domain) + body

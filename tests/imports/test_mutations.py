@@ -68,7 +68,8 @@ SEEDS = [
     ("calico", json.dumps(CALICO).encode()),
     ("netobserv", json.dumps(NETOBSERV).encode()),
     ("ipfix", ipfix(PLAIN, data(256, ROW)) + ipfix(data(256, ROW, ROW))),
-    *[("ipfix", file.read_bytes()) for file in sorted(GOLDEN.glob("*.bin"))],
+    *[("ipfix", file.read_bytes()) for file in sorted(GOLDEN.glob("version-*.bin"))],
+    ("sflow", (GOLDEN / "sflow.bin").read_bytes()[:4000]),
     *[("vpc", text.encode()) for text in (AWS, CUSTOM, *map(json.dumps, (GCP, NSG, VNET)))],
 ]
 

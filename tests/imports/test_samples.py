@@ -81,7 +81,6 @@ OTHERWISE = {
     "dhcp/dhcp.pcap": "Zeek takes the well-known port for the server's; the first packet was the server's",
     "mpls-in-vlan.pcap": "the same",
     "globus-url-copy.pcap": "Zeek was told to stop counting GridFTP's data",
-    "pppoe.pcap": "Zeek turns what goes to a multicast group round",
 }
 
 

@@ -34,6 +34,7 @@ class Format(StrEnum):
     netobserv = "netobserv"
     vpc = "vpc"
     ipfix = "ipfix"
+    sflow = "sflow"
     ringfence = "ringfence"
 
 
@@ -72,7 +73,7 @@ def read(
     """Read captures, or other tools' flow logs, and show their flows, both directions together.
 
     Captures: pcap and pcapng. Logs: Zeek's conn.log (TSV, JSON), Hubble's and NetObserv's JSON, Calico's flow logs, and
-    flow logs of AWS, Google Cloud and Azure (`vpc`), NetFlow and IPFIX datagrams (`ipfix`). What a log does not tell is null. Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
+    flow logs of AWS, Google Cloud and Azure (`vpc`), NetFlow, IPFIX and sFlow datagrams. What a log does not tell is null. Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
     on standard error, and the exit code is 2.
 
     Example: `ringfence flows read capture.pcap --inventory k8s/ -o jsonl`

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ringfence.imports.records import MILLI, SECOND, SHOWN, UNKNOWN, End, Record, Tally
+from ringfence.imports.records import MILLI, SECOND, UNKNOWN, Broken, End, Record, Tally
 from ringfence.model.columns import FLAG_SYN_ONLY, Direction, Drop, Role
 from ringfence.model.problems import Problem
 from ringfence.model.protocols import ICMP, ICMPV6, TCP
@@ -28,10 +28,6 @@ Field = tuple[int, int, int]
 """(information element, octets, enterprise number)."""
 Values = dict[tuple[int, int], bytes]
 """By (enterprise number, information element)."""
-
-
-class Broken(Exception):
-    """A datagram that is no such message: what is wrong with it, in words."""
 
 
 class _Clock(NamedTuple):
@@ -61,9 +57,7 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
                 fix = "give messages of NetFlow 5, NetFlow 9 or IPFIX, one after the other, without anything between"
                 raise Problem(f"is no NetFlow or IPFIX ({error})", name, fix) from None
             tally.lines += 1
-            tally.broken += 1
-            if len(tally.shown) < SHOWN:
-                tally.shown.append(f"octet {at}: {error}; the rest was not read")
+            tally.refuse(tally.lines, f"{error}, at octet {at}; the rest was not read")
             break
     return found
 

@@ -161,13 +161,16 @@ def _opened(rows: Table, from_low: Mask, group: I64, count: int) -> tuple[Mask, 
     best = order[np.r_[True, group[order][1:] != group[order][:-1]]] if count else order
     by_low = source[best] == from_low[best]
     first = {way: np.full(count, NEVER) for way in (True, False)}
+    sent = np.zeros((2, count), np.bool_)
     for way, times in first.items():
         np.minimum.at(times, group[from_low == way], time[from_low == way])
+        sent[int(way)][group[from_low == way]] = True
     row = rows[best]
     source_is_higher = row["consumer_port"] >= row["provider_port"]
     guess = np.where(
         first[True] == first[False], source_is_higher == from_low[best], first[True] < first[False]
     )
+    guess = np.where(sent[0] == sent[1], guess, sent[1])
     by_low = np.where(level[best] < 0, guess, by_low)
     return by_low, np.maximum(level[best], int(Direction.GUESSED))
 

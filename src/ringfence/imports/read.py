@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 import msgspec
 import zstandard
 
-from ringfence.imports import calico, hubble, ipfix, netobserv, own, vpc, zeek
+from ringfence.imports import calico, hubble, ipfix, netobserv, own, sflow, vpc, zeek
 from ringfence.imports.pair import Imported, flows
 from ringfence.imports.records import Record, Tally
 from ringfence.model.flows import Flow
@@ -28,6 +28,7 @@ READERS: dict[str, Reader] = {
     "netobserv": netobserv.read,
     "vpc": vpc.read,
     "ipfix": ipfix.read,
+    "sflow": sflow.read,
 }
 HEAD = 1 << 16
 """Octets of a file's beginning that say what it is."""
@@ -97,6 +98,8 @@ def guess(head: bytes) -> str | None:
     """The format of a file by its beginning; None for what is none of them (a capture, most likely)."""
     if head[:2] in (b"\0\5", b"\0\x09", b"\0\x0a"):
         return "ipfix"
+    if head[:7] == b"\0\0\0\5\0\0\0" and head[7:8] in (b"\1", b"\2"):
+        return "sflow"
     text = head.lstrip()
     if text.startswith((b"#separator", b"### BTest", b"#fields", b"#set_separator", b"#path")):
         return "zeek"

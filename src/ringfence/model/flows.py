@@ -107,6 +107,6 @@ class Flow(msgspec.Struct, frozen=True):
     sample: int | None = None
     """One packet in so many was counted, and told as so many: counters are estimates. Null where every one was."""
     origin: str | None = None
-    """Whose flow it is where an import read it: `zeek`, `hubble`, `calico`, `netobserv`, `vpc`, `ipfix`. Null: seen by ourselves."""
+    """Whose flow it is where an import read it: `zeek`, `hubble`, `calico`, `netobserv`, `vpc`, `ipfix`, `sflow`. Null: seen by ourselves."""
     opened_by: FlowEnd | None = None
     """Who opened the connection, where source translation put this leg's consumer in its place."""
