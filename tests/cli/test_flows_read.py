@@ -123,7 +123,9 @@ def test_every_file_is_read_as_far_as_it_goes(capture: Path, tmp_path: Path) -> 
     assert len(lines) == 4
     assert all(line.startswith("error: ") and line.count(": ") >= 3 for line in lines)
     assert f"{cut} at octet 94, after packet 1" in lines[0]
-    assert lines[1].startswith(f"error: not a capture: {text}: ")
+    assert lines[1].startswith(
+        f"error: not a capture, nor a flow log that is known by its beginning: {text}: "
+    )
 
 
 def test_standard_input_and_packed_files(tmp_path: Path) -> None:

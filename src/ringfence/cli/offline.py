@@ -107,7 +107,13 @@ def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | 
         rows = foreign.imported.flows
         told = _told(foreign, naming, _chosen(rows, sort)[:room])
         return _Part(told, len(rows), 0, foreign.lines, foreign.notes)
-    reading = read_capture(name)
+    try:
+        reading = read_capture(name)
+    except Problem as problem:
+        if problem.what != "not a capture":
+            raise
+        fix = "name a capture, or another tool's flow log that begins as such (else say which by --format)"
+        raise Problem("not a capture, nor a flow log that is known by its beginning", name, fix) from None
     rows, legs = _linked(reading.captured)
     found = _shown(rows, legs, naming(rows), _chosen(rows, sort)[:room], reading.dictionaries)
     return _Part(found, len(rows), reading.frames, 0, _remarks(reading, name), reading.problem)
