@@ -120,10 +120,10 @@ def _opened(record: Record, flow: dict[str, Any]) -> Record:
     if record.flags != UNKNOWN and record.flags & FLAG_SYN_ACK:
         return record._replace(answered=True, direction=Direction.SYN)
     # Dropped packets were never tracked: is_reply is false there without having been looked up.
-    tracked = flow.get("verdict") not in _DROPPED and flow.get("is_reply") is not None
-    if tracked:
-        reply = bool(flow["is_reply"])
-        return record._replace(opened=not reply, answered=reply, direction=Direction.CONNTRACK)
+    # Before Cilium 1.9 only `reply` was told, and left out when false.
+    reply = flow.get("is_reply", flow.get("reply"))
+    if flow.get("verdict") not in _DROPPED and reply is not None:
+        return record._replace(opened=not reply, answered=bool(reply), direction=Direction.CONNTRACK)
     return record
 
 
