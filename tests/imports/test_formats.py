@@ -183,7 +183,7 @@ def test_hubble_replies_lost_events_and_broken_lines(tmp_path: Path) -> None:
     assert ends(flow) == ("10.0.0.1", 40000, "10.0.0.2", 80)
     assert (flow.direction, flow.provider_flags, flow.consumer_flags) == ("conntrack", "ACK PSH", None)
     assert (flow.provider.workload, flow.provider.labels) == ("Deployment/carts", {"app": "carts"})
-    assert (flow.provider.cluster, flow.provider.node, flow.consumer.kind) == ("c1", "n1", "external")
+    assert (flow.provider.cluster, flow.provider.node, flow.consumer.kind) == ("c1", None, "external")
     said = [note.partition(": ")[2] for note in answer.notes]
     assert "1 lines passed over: Hubble lost 7 events before it wrote them" in said
     assert "1 lines passed over: they are no flows (node_status)" in said
@@ -270,3 +270,67 @@ def test_a_file_of_another_kind_says_so(tmp_path: Path) -> None:
     assert "no line of it can be used" in str(problem)
     (problem,) = read(tmp_path, b"\x1f\x8bcut", "zeek").problems
     assert "cannot read" in str(problem)
+
+
+EVENT = {
+    "time": "2024-01-01T00:00:01Z",
+    "verdict": "FORWARDED",
+    "IP": {"source": "10.0.1.5", "destination": "10.0.2.9"},
+}
+EVENT |= {"source": {"pod_name": "web"}, "destination": {"pod_name": "db"}, "node_name": "c1/n1"}
+
+
+def hubble(folder: Path, *events: dict) -> list[Flow]:
+    return read(folder, "".join(json.dumps({"flow": EVENT | event}) + "\n" for event in events)).flows
+
+
+def test_hubble_s_silence_is_no_drop_and_a_denied_request_is_one(tmp_path: Path) -> None:
+    tcp = {"TCP": {"source_port": 40000, "destination_port": 80, "flags": {"SYN": True}}}
+    (flow,) = hubble(tmp_path, {"l4": tcp})
+    assert (flow.drop_reason, flow.provider_packets) == (None, None)
+    (flow,) = hubble(tmp_path, {"l4": tcp, "verdict": "DROPPED", "Type": "L7", "l7": {}})
+    assert flow.drop_reason == "policy"
+
+
+def test_hubble_s_reporting_node_is_of_the_end_it_watches(tmp_path: Path) -> None:
+    back = {"source": EVENT["destination"], "destination": EVENT["source"], "is_reply": True}
+    back |= {"IP": {"source": "10.0.2.9", "destination": "10.0.1.5"}, "traffic_direction": "EGRESS"}
+    back |= {"l4": {"TCP": {"source_port": 80, "destination_port": 40000}}}
+    (flow,) = hubble(tmp_path, back)
+    assert (flow.consumer.node, flow.provider.node) == ("n1", None)
+    (flow,) = hubble(tmp_path, {"Type": "SOCK", "l4": {"TCP": {"destination_port": 80}}})
+    assert (flow.consumer.port, flow.provider.port) == (None, 80)
+
+
+def test_icmp_without_a_type_stays_without_one(tmp_path: Path) -> None:
+    told = {"src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "protocol": 1}
+    entry = {"connection": told, "reporter": "SRC", "bytes_sent": "84", "packets_sent": "1"}
+    (flow,) = read(tmp_path, json.dumps({"jsonPayload": entry})).flows
+    assert (flow.consumer.ip, flow.direction, flow.icmp) == ("10.0.0.1", "guessed", None)
+
+
+def test_samples_show_no_silence(tmp_path: Path) -> None:
+    one = {
+        "SrcAddr": "10.0.0.1",
+        "DstAddr": "10.0.0.2",
+        "SrcPort": 4000,
+        "DstPort": 80,
+        "Proto": 6,
+        "Flags": 2,
+    }
+    one |= {
+        "Packets": 1,
+        "Bytes": 60,
+        "Sampling": 50,
+        "TimeFlowStartMs": 1708011867121,
+        "TimeFlowEndMs": 1708011867121,
+    }
+    (flow,) = read(tmp_path, json.dumps(one)).flows
+    assert (flow.consumer_packets, flow.provider_packets, flow.drop_reason) == (50, None, None)
+
+
+def test_zeek_s_small_durations_and_counterparts(tmp_path: Path) -> None:
+    line = {"ts": 1700000000.5, "id.orig_h": "10.0.0.1", "id.resp_h": "10.0.0.2", "proto": "icmp"}
+    line |= {"id.orig_p": 13, "id.resp_p": 14, "duration": 6.890296936035156e-05}
+    (flow,) = read(tmp_path, json.dumps(line)).flows
+    assert (flow.duration_us, flow.icmp) == (68, "13/0")

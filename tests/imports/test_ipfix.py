@@ -152,3 +152,21 @@ def test_a_cut_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     (tmp_path / "none").write_bytes(b"\x00\x0a\x00\x01")
     (problem,) = read(tmp_path / "none").problems
     assert "is no NetFlow or IPFIX" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(129, "policy"), (130, "policy"), (132, "kernel"), (64, None)]
+)
+def test_what_became_of_a_flow(tmp_path: Path, status: int, reason: str | None) -> None:
+    """RFC 7270 section 4.12."""
+    told = template(260, *TUPLE, (89, 1))
+    (flow,) = flows(tmp_path, ipfix(told, data(260, ROW[:13] + bytes((status,))))).flows
+    assert flow.drop_reason == reason
+
+
+@pytest.mark.parametrize(("taken", "left", "factor"), [(1, 999, 1000), (100, 900, 10)])
+def test_packets_taken_in_a_row_and_left_out(tmp_path: Path, taken: int, left: int, factor: int) -> None:
+    """RFC 5477."""
+    told = template(261, *TUPLE, (2, 4), (305, 4), (306, 4))
+    (flow,) = flows(tmp_path, ipfix(told, data(261, ROW[:13] + struct.pack(">III", 7, taken, left)))).flows
+    assert (flow.consumer_packets, flow.sample) == (7 * factor, factor)

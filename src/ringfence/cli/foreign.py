@@ -55,6 +55,10 @@ def _untold(flow: Flow, reading: Reading, row: int) -> Flow:
     change: dict[str, Any] = {
         name: None for name, mask in imported.untold.items() if mask[row] and not name.endswith("_port")
     }
+    # What a sample or a log of single events does not show may still have been there.
+    counted = not imported.untold["provider_packets"][row] and imported.flows["sample"][row] <= 1
+    if flow.drop_reason in ("unanswered", "refused") and not counted:
+        change["drop_reason"] = None
     for side, end in (("consumer", flow.consumer), ("provider", flow.provider)):
         port = None if imported.untold[f"{side}_port"][row] else end.port
         ip = None if imported.nowhere[side][row] else end.ip

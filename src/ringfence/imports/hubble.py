@@ -38,7 +38,7 @@ FIELDS = fields(
     " aggregate"
 )
 _FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128, "NS": 0}
-_POLICY = ("POLICY_DENIED", "POLICY_DENY", "AUTH_REQUIRED", "133", "181")
+_POLICY = ("POLICY_DENIED", "POLICY_DENY", "AUTH_REQUIRED", "133", "181", "189")
 _DROPPED = ("DROPPED", "ERROR")
 
 
@@ -98,8 +98,8 @@ def _transport(l4: Any) -> tuple[int, tuple[int, int], int]:
         number = (int(told.get("type") or 0) & 0xFF) << 8 | int(told.get("code") or 0) & 0xFF
         return kind, (0, number), UNKNOWN
     ports = (
-        max(port(told.get("source_port"), "source_port"), 0),
-        max(port(told.get("destination_port"), "destination_port"), 0),
+        port(told.get("source_port"), "source_port"),
+        port(told.get("destination_port"), "destination_port"),
     )
     return kind, ports, _flags(told.get("flags")) if kind == TCP else UNKNOWN
 
@@ -130,6 +130,9 @@ def _opened(record: Record, flow: dict[str, Any]) -> Record:
 def _drop(flow: dict[str, Any]) -> Drop:
     if flow.get("verdict") not in _DROPPED:
         return Drop.NONE
+    if flow.get("Type") == "L7":
+        # A request that an HTTP or DNS policy denied has no reason; one that failed in the proxy was not dropped.
+        return Drop.POLICY if flow["verdict"] == "DROPPED" else Drop.NONE
     reason = str(flow.get("drop_reason_desc") or flow.get("drop_reason") or "")
     return Drop.POLICY if reason in _POLICY else Drop.KERNEL
 
@@ -150,7 +153,10 @@ def _endpoint(flow: dict[str, Any], side: str, way: str, ip: Any) -> Endpoint:
     )
     service = flow.get(f"{side}_service")
     workloads = [each for each in told.get("workloads") or () if isinstance(each, dict)]
-    node = _node(flow) if flow.get("traffic_direction") == way else None
+    # The direction is the connection's, as it passes the reporting node; a reply goes the other way.
+    turned = {"EGRESS": "INGRESS", "INGRESS": "EGRESS"}
+    mine = turned.get(way, way) if flow.get("is_reply", flow.get("reply")) else way
+    node = _node(flow) if flow.get("traffic_direction") == mine else None
     name = word(told.get("pod_name"))
     kind = "pod" if name else _kind(reserved)
     return Endpoint(

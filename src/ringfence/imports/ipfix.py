@@ -234,8 +234,9 @@ def _record(values: Values, clock: _Clock, domain: int) -> Record | None:
     kind = _number(values, 4)
     ports = _number(values, 7), _number(values, 11)
     if kind in (ICMP, ICMPV6):
-        ports = 0, _message_type(values, ports[1])
-    sample = max(_number(values, 34), _number(values, 305), 1)
+        message = _message_type(values, ports[1])
+        ports = (0, message) if message != UNKNOWN else (UNKNOWN, UNKNOWN)
+    sample = _sampling(values)
     back = {name: _first(values, elements, REVERSE) for name, elements in _COUNTERS.items()}
     ahead = {name: _first(values, elements) for name, elements in _COUNTERS.items()}
     both = any(value != UNKNOWN for value in back.values())
@@ -248,6 +249,7 @@ def _record(values: Values, clock: _Clock, domain: int) -> Record | None:
         last,
         both=both,
         opened=both and _number(values, 239) in (UNKNOWN, 1),
+        answered=both and _number(values, 239) == 2,
         direction=Direction.GUESSED,
         packets=_scaled(ahead["packets"], sample),
         octets=_scaled(ahead["octets"], sample),
@@ -275,6 +277,14 @@ def _first(values: Values, elements: tuple[int, ...], enterprise: int = 0) -> in
     return next((n for each in elements if (n := _number(values, each, enterprise)) != UNKNOWN), UNKNOWN)
 
 
+def _sampling(values: Values) -> int:
+    """One packet in so many: samplingInterval, or so many in a row and so many left out (RFC 5477)."""
+    taken, left = _number(values, 305), _number(values, 306)
+    if taken > 0 and left > 0:
+        return max((taken + left) // taken, 1)
+    return max(_number(values, 34), 1)
+
+
 def _scaled(count: int, sample: int) -> int:
     return count if count == UNKNOWN else min(count * sample, (1 << 62) - 1)
 
@@ -293,7 +303,7 @@ def _message_type(values: Values, port: int) -> int:
     parts = [max(_number(values, a), _number(values, b)) for a, b in ((176, 178), (177, 179))]
     if whole != UNKNOWN:
         return whole & 0xFFFF
-    return parts[0] << 8 & 0xFF00 | max(parts[1], 0) & 0xFF if parts[0] != UNKNOWN else max(port, 0)
+    return parts[0] << 8 & 0xFF00 | max(parts[1], 0) & 0xFF if parts[0] != UNKNOWN else port
 
 
 _UNITS = ((152, 153, MILLI), (150, 151, SECOND))
@@ -334,8 +344,8 @@ def _flags(bits: int) -> int:
 
 
 def _drop(values: Values) -> Drop:
-    """firewallEvent 3 is "flow denied"; forwardingStatus 128 to 191 is "dropped", 132 of it by an ACL (RFC 7270)."""
+    """firewallEvent 3 is "flow denied"; forwardingStatus 128 to 191 is "dropped", 129 and 130 by an ACL (RFC 7270)."""
     status = _number(values, 89)
-    if _number(values, 233) == 3 or status in (130, 132):
+    if _number(values, 233) == 3 or status in (129, 130):
         return Drop.POLICY
     return Drop.KERNEL if 128 <= status <= 191 else Drop.NONE

@@ -86,7 +86,7 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
     unknown(item, FIELDS, tally)
     if item.get("Etype", _IP[0]) not in _IP or "SrcAddr" not in item:
         raise Passed("records without IP addresses (ARP and the like)")
-    if item.get("_RecordType", "flowLog") not in ("flowLog", "newConnection", "endConnection"):
+    if item.get("_RecordType", "flowLog") not in ("flowLog",):
         raise Passed("records that repeat what others tell (conversation tracking)")
     if item.get("Duplicate") in (True, "true"):
         raise Passed("records marked as duplicates")

@@ -35,8 +35,8 @@ SIDES = ("consumer", "provider")
 COUNTED = ("packets", "octets", "flags")
 NEVER = np.iinfo(np.int64).max
 
-_QUESTIONS = {(ICMP, 0): 8, (ICMP, 9): 10, (ICMP, 14): 13, (ICMP, 16): 15, (ICMP, 18): 17}
-_QUESTIONS |= {(ICMPV6, 129): 128, (ICMPV6, 134): 133, (ICMPV6, 136): 135, (ICMPV6, 140): 139}
+QUESTIONS = {(ICMP, 0): 8, (ICMP, 9): 10, (ICMP, 14): 13, (ICMP, 16): 15, (ICMP, 18): 17}
+QUESTIONS |= {(ICMPV6, 129): 128, (ICMPV6, 134): 133, (ICMPV6, 136): 135, (ICMPV6, 140): 139}
 """The asking type for each (protocol, answering type) (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
 
 
@@ -88,7 +88,7 @@ def flows(records: Sequence[Record], origin: str) -> Imported:
     table["rtt_us"] = np.minimum(rtt, UNKNOWN_U4)
     for name in ("drop", "sample"):
         np.maximum.at(table[name], group, rows[name].astype(table[name].dtype))
-    _put_icmp(table)
+    _put_icmp(table, ~untold["icmp"])
     table["tuple_hash"] = tuple_hash(table)
     none = np.zeros(count, np.uint64)
     begins = np.maximum(table["first"], 0) // SECOND * SECOND
@@ -135,6 +135,12 @@ def _is_icmp(rows: Table) -> Mask:
     return np.asarray((rows["protocol"] == ICMP) | (rows["protocol"] == ICMPV6), np.bool_)
 
 
+def _is_untyped(rows: Table) -> Mask:
+    """ICMP of which nobody told the message's type."""
+    untold = (rows["consumer_untold_port"] == 1) & (rows["provider_untold_port"] == 1)
+    return np.asarray(_is_icmp(rows) & untold, np.bool_)
+
+
 def _evidence(rows: Table) -> tuple[I64, Mask]:
     """What each row says: how surely (-1: nothing), and whether its source opened the conversation."""
     said = (rows["opened"] == 1) | (rows["answered"] == 1)
@@ -143,8 +149,9 @@ def _evidence(rows: Table) -> tuple[I64, Mask]:
     shook = ~said & (rows["both"] == 0) & (rows["protocol"] == TCP) & (syn != answer)
     message = np.maximum(rows["provider_port"], rows["consumer_port"]) >> 8
     asks, answers = np.zeros((2, len(rows)), np.bool_)
-    for (protocol, answer), question in _QUESTIONS.items():
-        mine = ~said & (rows["protocol"] == protocol)
+    typed = ~_is_untyped(rows)
+    for (protocol, answer), question in QUESTIONS.items():
+        mine = ~said & typed & (rows["protocol"] == protocol)
         asks |= mine & (message == question)
         answers |= mine & (message == answer)
     icmp = int(Direction.ICMP)
@@ -184,6 +191,7 @@ def _put_ends(table: Table, rows: Table, as_told: Mask) -> dict[str, Mask]:
             table[f"{side}_{part}"] = np.where(as_told, rows[f"{side}_{part}"], rows[f"{other}_{part}"])
         port = np.where(as_told, rows[f"{side}_untold_port"], rows[f"{other}_untold_port"])
         untold[f"{side}_port"] = (port == 1) & ~_is_icmp(rows)
+    untold["icmp"] = _is_untyped(rows)
     return untold
 
 
@@ -203,7 +211,7 @@ def _counted(rows: Table, from_low: Mask, group: I64, count: int, way: bool) -> 
     for name in COUNTED:
         anywhere = np.zeros(count, np.bool_)
         in_numbers = (rows[f"consumer_{name}"] != UNKNOWN) & (rows["consumer_packets"] != UNKNOWN)
-        anywhere[group[in_numbers & (rows["both"] == 0)]] = True
+        anywhere[group[in_numbers & (rows["both"] == 0) & (rows["sample"] <= 1)]] = True
         told = chosen & (values[name] != UNKNOWN)
         total = np.zeros(count, np.int64)
         (np.bitwise_or if name == "flags" else np.add).at(total, group[mine][told], values[name][told])
@@ -242,11 +250,11 @@ def _put_times(table: Table, rows: Table, group: I64) -> None:
     table["last"] = np.where(first == NEVER, UNKNOWN, np.maximum(first, last))
 
 
-def _put_icmp(table: Table) -> None:
+def _put_icmp(table: Table, typed: Mask) -> None:
     """`provider_port` becomes the asker's type and code, whichever way the line told of it."""
-    icmp = _is_icmp(table)
+    icmp = _is_icmp(table) & typed
     message = np.maximum(table["consumer_port"], table["provider_port"])
-    for (protocol, answer), question in _QUESTIONS.items():
+    for (protocol, answer), question in QUESTIONS.items():
         answers = (table["protocol"] == protocol) & (message >> 8 == answer)
         message = np.where(answers, question << 8 | message & 0xFF, message)
     table["provider_port"] = np.where(icmp, message, table["provider_port"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import msgspec
@@ -174,9 +175,12 @@ def moment(value: Any, field: str, unit: int = SECOND) -> int:
     if isinstance(value, str) and "T" in value:
         return _rfc3339(value)
     try:
-        whole, _, part = str(value).partition(".")
+        text = str(value)
+        if "e" in text.lower():
+            text = format(Decimal(text).quantize(Decimal("1e-9")), "f")
+        whole, _, part = text.partition(".")
         found = int(whole) * unit + (int(part[:9].ljust(9, "0")) * unit // SECOND if part else 0)
-    except ValueError:
+    except (ValueError, InvalidOperation):
         return UNKNOWN
     return found if 0 <= found < LATEST else UNKNOWN
 

@@ -122,7 +122,7 @@ def _ip(head: bytes, at: int) -> Record | None:
         payload, protocol, later = _beyond(head, at + 40, protocol)
     else:
         return None
-    ports, flags = (0, 0), UNKNOWN
+    ports, flags = (UNKNOWN, UNKNOWN), UNKNOWN
     if not later:
         ports, flags = _transport(head, payload, protocol)
     return _packet((source, destination), protocol, ports, flags, size)
@@ -153,7 +153,7 @@ def _transport(head: bytes, at: int, protocol: int) -> tuple[tuple[int, int], in
         source, destination = struct.unpack_from(">HH", head, at)
         flags = head[at + 13] if protocol == TCP and at + 14 <= len(head) else UNKNOWN
         return (source, destination), flags
-    return (0, 0), UNKNOWN
+    return (UNKNOWN, UNKNOWN) if protocol in (ICMP, ICMPV6, *PORTS) else (0, 0), UNKNOWN
 
 
 def _packet(
@@ -199,7 +199,7 @@ def _told(
     size: int,
 ) -> Record:
     kind = protocol & 0xFF
-    kept = (ports[0] & 0xFFFF, ports[1] & 0xFFFF) if kind in PORTS else (0, 0)
+    kept = (ports[0] & 0xFFFF, ports[1] & 0xFFFF) if kind in PORTS else (UNKNOWN, UNKNOWN)
     return _packet(ends, kind, kept, flags & 0xFF if kind == TCP else UNKNOWN, size)
 
 

@@ -222,6 +222,8 @@ def _tuple(text: str, reporter: str) -> Record:
     counts = [*words[9:13], *[""] * 4][:4]
     when = moment(words[0], "time", MILLI if len(words[0]) > 11 else MILLI * 1000)
     kind = {"T": TCP, "U": UDP}.get(words[5]) or protocol(words[5], "protocol")
+    if kind in (ICMP, ICMPV6):
+        words[3] = words[4] = "-"
     return Record(
         End(address(words[1], "source address"), port(words[3], "source port")),
         End(address(words[2], "destination address"), port(words[4], "destination port")),

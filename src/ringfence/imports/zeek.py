@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+from ringfence.imports.pair import QUESTIONS
 from ringfence.imports.records import (
     UNKNOWN,
     Broken,
@@ -98,7 +99,7 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
     ports = port(item.get("id.orig_p"), "id.orig_p"), port(item.get("id.resp_p"), "id.resp_p")
     if kind in (ICMP, ICMPV6):
         # Zeek keeps the message's type and code in the places of ports.
-        ports = 0, max(ports[0], 0) << 8 & 0xFF00 | max(ports[1], 0) & 0xFF
+        ports = 0, max(ports[0], 0) << 8 & 0xFF00 | _code(kind, *ports)
     first = moment(item.get("ts"), "ts")
     took = moment(item["duration"], "duration") if "duration" in item else 0
     history = str(item.get("history", ""))
@@ -118,6 +119,12 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
         back_flags=back,
     )
     return [_opened(record, history)]
+
+
+def _code(kind: int, message: int, told: int) -> int:
+    """ICMP's code. Of a question or an answer Zeek tells the type of its counterpart in that place; their code is 0."""
+    known = {(kind, message)} & {*QUESTIONS, *((protocol, ask) for (protocol, _), ask in QUESTIONS.items())}
+    return 0 if known else max(told, 0) & 0xFF
 
 
 def _protocol(item: dict[str, Any], is_v6: bool) -> int:
