@@ -25,6 +25,7 @@ from ringfence.imports.records import (
     protocol,
     taken,
     unknown,
+    word,
 )
 from ringfence.model.columns import Direction, Drop, Role
 from ringfence.model.endpoints import Endpoint
@@ -101,29 +102,25 @@ def _drop(action: Any) -> Drop:
 
 
 def _end(item: dict[str, Any], side: str) -> End:
-    told = {key: _told(item.get(f"{side}_{key}")) for key in ("name", "name_aggr", "namespace", "type")}
+    told = {key: word(item.get(f"{side}_{key}")) for key in ("name", "name_aggr", "namespace", "type")}
     kind = (told["type"] or "").lower()
     where = item.get(f"{side}_labels")
     service = (
-        f"{_told(item.get('dest_service_namespace')) or ''}/{item['dest_service_name']}"
-        if side == "dest" and _told(item.get("dest_service_name"))
+        f"{word(item.get('dest_service_namespace')) or ''}/{item['dest_service_name']}"
+        if side == "dest" and word(item.get("dest_service_name"))
         else None
     )
     public = told["name_aggr"] == "pub" or kind in ("ns", "networkset")
     name = None if kind in ("net", "network") else told["name"] or told["name_aggr"]
     endpoint = Endpoint(
         kind=_KINDS.get(kind) or ("external" if public else "pod" if not kind and name else "unresolved"),
-        cluster=_told(item.get(f"{side}_cluster")) or _told(item.get("cluster")),
+        cluster=word(item.get(f"{side}_cluster")) or word(item.get("cluster")),
         namespace=told["namespace"],
         name=name,
         service=service,
         labels=labels(where.get("labels") if isinstance(where, dict) else where),
     )
-    text = _told(item.get(f"{side}_ip"))
+    text = word(item.get(f"{side}_ip"))
     # Aggregated flows name pods by their prefix and tell no address.
     halves = address(text, f"{side}_ip") if text else (NOWHERE, 0)
     return End(halves, port(item.get(f"{side}_port"), f"{side}_port"), endpoint)
-
-
-def _told(value: Any) -> str | None:
-    return str(value) if value not in (None, "", "-") else None

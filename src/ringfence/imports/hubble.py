@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ringfence.imports.records import (
+    FLAG_BITS,
     UNKNOWN,
     Broken,
     End,
@@ -20,6 +21,7 @@ from ringfence.imports.records import (
     fields,
     moment,
     objects,
+    packet_flags,
     port,
     taken,
     unknown,
@@ -37,7 +39,6 @@ FIELDS = fields(
     " Summary extensions egress_allowed_by ingress_allowed_by egress_denied_by ingress_denied_by policy_log"
     " aggregate"
 )
-_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128, "NS": 0}
 _POLICY = ("POLICY_DENIED", "POLICY_DENY", "AUTH_REQUIRED", "133", "181", "189")
 _DROPPED = ("DROPPED", "ERROR")
 
@@ -58,12 +59,12 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
     source = End(
         address(ip.get("source"), "IP.source"),
         ports[0],
-        _endpoint(flow, "source", "EGRESS", ip.get("source")),
+        _endpoint(flow, "source"),
     )
     destination = End(
         address(ip.get("destination"), "IP.destination"),
         ports[1],
-        _endpoint(flow, "destination", "INGRESS", ip.get("destination")),
+        _endpoint(flow, "destination"),
     )
     when = moment(flow.get("time", item.get("time")), "time")
     record = Record(source, destination, kind, when, when, flags=flags, drop=_drop(flow))
@@ -107,10 +108,7 @@ def _transport(l4: Any) -> tuple[int, tuple[int, int], int]:
 def _flags(told: Any) -> int:
     if not isinstance(told, dict):
         return UNKNOWN
-    bits = sum(_FLAGS.get(name, 0) for name, is_set in told.items() if is_set)
-    if bits & 0x12 == 0x12:
-        return bits | FLAG_SYN_ACK
-    return bits | FLAG_SYN_ONLY if bits & 0x02 else bits
+    return packet_flags(sum(FLAG_BITS.get(name, 0) for name, is_set in told.items() if is_set))
 
 
 def _opened(record: Record, flow: dict[str, Any]) -> Record:
@@ -137,7 +135,7 @@ def _drop(flow: dict[str, Any]) -> Drop:
     return Drop.POLICY if reason in _POLICY else Drop.KERNEL
 
 
-def _endpoint(flow: dict[str, Any], side: str, way: str, ip: Any) -> Endpoint:
+def _endpoint(flow: dict[str, Any], side: str) -> Endpoint:
     told = flow.get(side)
     told = told if isinstance(told, dict) else {}
     pairs = [str(each) for each in told.get("labels") or ()]
@@ -153,10 +151,7 @@ def _endpoint(flow: dict[str, Any], side: str, way: str, ip: Any) -> Endpoint:
     )
     service = flow.get(f"{side}_service")
     workloads = [each for each in told.get("workloads") or () if isinstance(each, dict)]
-    # The direction is the connection's, as it passes the reporting node; a reply goes the other way.
-    turned = {"EGRESS": "INGRESS", "INGRESS": "EGRESS"}
-    mine = turned.get(way, way) if flow.get("is_reply", flow.get("reply")) else way
-    node = _node(flow) if flow.get("traffic_direction") == mine else None
+    node = _node(flow) if side == _watched(flow) else None
     name = word(told.get("pod_name"))
     kind = "pod" if name else _kind(reserved)
     return Endpoint(
@@ -169,6 +164,14 @@ def _endpoint(flow: dict[str, Any], side: str, way: str, ip: Any) -> Endpoint:
         service=_service(service),
         labels=tuple(sorted(kept.items())),
     )
+
+
+def _watched(flow: dict[str, Any]) -> str | None:
+    """The end that is on the reporting node. The direction is the connection's, as that node sees it, and a reply goes the
+    other way (cilium/pkg/hubble/parser/threefour, decodeTrafficDirection)."""
+    ends = {"EGRESS": ("source", "destination"), "INGRESS": ("destination", "source")}
+    pair = ends.get(str(flow.get("traffic_direction")))
+    return pair[bool(flow.get("is_reply", flow.get("reply")))] if pair else None
 
 
 def _kind(reserved: set[str]) -> str:

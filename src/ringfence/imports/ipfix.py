@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
-from ringfence.imports.records import MILLI, SECOND, UNKNOWN, Broken, End, Record, Tally
+from ringfence.imports.records import MILLI, SECOND, UNKNOWN, Broken, End, Record, Tally, datagrams
 from ringfence.model.columns import FLAG_SYN_ONLY, Direction, Drop, Role
-from ringfence.model.problems import Problem
 from ringfence.model.protocols import ICMP, ICMPV6, TCP
 
 _MAPPED = 0xFFFF_0000_0000
@@ -30,39 +28,20 @@ Values = dict[tuple[int, int], bytes]
 """By (enterprise number, information element)."""
 
 
-class _Clock(NamedTuple):
-    """When a message was made (UTC ns), and when its exporter started, for times since then."""
-
-    exported: int
-    started: int
-
-
-class _Sets(NamedTuple):
-    """Templates by (version, domain, number); None for templates of options, whose records are no flows."""
-
-    templates: dict[tuple[int, int, int], list[Field] | None]
+Templates = dict[tuple[int, int, int], list[Field] | None]
+"""By (version, domain, number); None for templates of options, whose records are no flows."""
 
 
 def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     """Records of all messages. Raises Problem when the file does not begin with one."""
     body = b"".join(lines)
-    known = _Sets({})
+    known: Templates = {}
     found: list[Record] = []
-    at = 0
-    while at < len(body):
-        try:
-            at = _message(body, at, known, found, tally)
-        except (Broken, struct.error) as error:
-            if not at:
-                fix = "give messages of NetFlow 5, NetFlow 9 or IPFIX, one after the other, without anything between"
-                raise Problem(f"is no NetFlow or IPFIX ({error})", name, fix) from None
-            tally.lines += 1
-            tally.refuse(tally.lines, f"{error}, at octet {at}; the rest was not read")
-            break
+    datagrams(body, "NetFlow or IPFIX", name, tally, lambda at: _message(body, at, known, found, tally))
     return found
 
 
-def _message(body: bytes, at: int, known: _Sets, found: list[Record], tally: Tally) -> int:
+def _message(body: bytes, at: int, known: Templates, found: list[Record], tally: Tally) -> int:
     """Read the message at `at`; where the next one begins. Raises Broken."""
     (version,) = struct.unpack_from(">H", body, at)
     if version == 5:
@@ -104,30 +83,29 @@ def _five(body: bytes, at: int, found: list[Record], tally: Tally) -> int:
     return at
 
 
-def _nine(body: bytes, at: int, known: _Sets, found: list[Record], tally: Tally) -> int:
+def _nine(body: bytes, at: int, known: Templates, found: list[Record], tally: Tally) -> int:
     """Its length is not told: it ends where no set begins (sets have the numbers 0, 1 and 256 and up)."""
     _, _, up, seconds, _, domain = _V9_HEADER.unpack_from(body, at)
-    clock = _Clock(seconds * SECOND, seconds * SECOND - up * MILLI)
+    started = seconds * SECOND - up * MILLI
     at += _V9_HEADER.size
     while at + 4 <= len(body):
         number, size = struct.unpack_from(">HH", body, at)
         if 2 <= number <= 255:
             break
-        _set(_cut(body, at, size, len(body)), number, (9, domain), clock, known, found, tally)
+        _set(_cut(body, at, size, len(body)), number, (9, domain), started, known, found, tally)
         at += size
     return at
 
 
-def _ten(body: bytes, at: int, known: _Sets, found: list[Record], tally: Tally) -> int:
-    _, length, seconds, _, domain = _IPFIX_HEADER.unpack_from(body, at)
+def _ten(body: bytes, at: int, known: Templates, found: list[Record], tally: Tally) -> int:
+    _, length, _, _, domain = _IPFIX_HEADER.unpack_from(body, at)
     end: int = at + length
     if length < _IPFIX_HEADER.size or end > len(body):
         raise Broken(f"a message of {length} octets, of which {len(body) - at} are there")
     at += _IPFIX_HEADER.size
-    clock = _Clock(seconds * SECOND, UNKNOWN)
     while at + 4 <= end:
         number, size = struct.unpack_from(">HH", body, at)
-        _set(_cut(body, at, size, end), number, (10, domain), clock, known, found, tally)
+        _set(_cut(body, at, size, end), number, (10, domain), UNKNOWN, known, found, tally)
         at += size
     return end
 
@@ -142,26 +120,26 @@ def _set(
     content: bytes,
     number: int,
     domain: tuple[int, int],
-    clock: _Clock,
-    known: _Sets,
+    started: int,
+    known: Templates,
     found: list[Record],
     tally: Tally,
 ) -> None:
     if number in (0, 2):
-        known.templates.update(_templates(content, domain))
+        known.update(_templates(content, domain))
     elif number in (1, 3):
-        known.templates.update(_options(content, domain))
+        known.update(_options(content, domain))
     elif number >= 256:
         key = (*domain, number)
-        if key not in known.templates:
+        if key not in known:
             tally.lines += 1
             tally.passed["sets whose template was not sent before them"] += 1
-        elif (template := known.templates[key]) is not None:
+        elif (template := known[key]) is not None:
             for values in _rows(content, template):
                 tally.lines += 1
-                record = _record(values, clock, domain[1])
+                record = _record(values, started, domain[1])
                 if record is None:
-                    tally.passed["records without addresses"] += 1
+                    tally.passed["records without addresses or protocol"] += 1
                 else:
                     found.append(record)
 
@@ -226,12 +204,11 @@ def _length(content: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(content[at + 1 : at + 3], "big"), at + 3
 
 
-def _record(values: Values, clock: _Clock, domain: int) -> Record | None:
-    """One record; None where it has no addresses."""
-    source, destination = _address(values, 8, 27), _address(values, 12, 28)
-    if source is None or destination is None:
+def _record(values: Values, started: int, domain: int) -> Record | None:
+    """One record; None where it has no addresses or no protocol."""
+    source, destination, kind = _address(values, 8, 27), _address(values, 12, 28), _number(values, 4)
+    if source is None or destination is None or kind == UNKNOWN:
         return None
-    kind = _number(values, 4)
     ports = _number(values, 7), _number(values, 11)
     if kind in (ICMP, ICMPV6):
         message = _message_type(values, ports[1])
@@ -240,11 +217,11 @@ def _record(values: Values, clock: _Clock, domain: int) -> Record | None:
     back = {name: _first(values, elements, REVERSE) for name, elements in _COUNTERS.items()}
     ahead = {name: _first(values, elements) for name, elements in _COUNTERS.items()}
     both = any(value != UNKNOWN for value in back.values())
-    first, last = _times(values, clock)
+    first, last = _times(values, started)
     return Record(
         End(source, ports[0]),
         End(destination, ports[1]),
-        max(kind, 0),
+        kind,
         first,
         last,
         both=both,
@@ -309,8 +286,8 @@ def _message_type(values: Values, port: int) -> int:
 _UNITS = ((152, 153, MILLI), (150, 151, SECOND))
 
 
-def _times(values: Values, clock: _Clock) -> tuple[int, int]:
-    """First and last packet, UTC ns; UNKNOWN without a field that tells."""
+def _times(values: Values, started: int) -> tuple[int, int]:
+    """First and last packet, UTC ns; UNKNOWN without a field that tells. `started`: when the exporter did, UNKNOWN or UTC ns."""
     for first, last, unit in _UNITS:
         if (0, first) in values:
             times = _number(values, first) * unit, _number(values, last) * unit
@@ -318,7 +295,7 @@ def _times(values: Values, clock: _Clock) -> tuple[int, int]:
     for first, last in ((156, 157), (154, 155)):
         if (0, first) in values:
             return _ordered(_ntp(values[0, first]), _ntp(values.get((0, last), b"")))
-    started = _number(values, 160) * MILLI if (0, 160) in values else clock.started
+    started = _number(values, 160) * MILLI if (0, 160) in values else started
     if (0, 22) in values and started != UNKNOWN:
         return _ordered(started + _number(values, 22) * MILLI, started + _number(values, 21) * MILLI)
     return UNKNOWN, UNKNOWN

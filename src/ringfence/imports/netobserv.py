@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ringfence.imports.records import (
+    FLAG_BITS,
     MILLI,
     UNKNOWN,
     Broken,
@@ -138,9 +139,8 @@ def _ports(item: dict[str, Any], kind: int) -> tuple[int, int]:
 def _flags(item: dict[str, Any]) -> int:
     told = item.get("Flags")
     if isinstance(told, list):  # by name, since 1.8
-        names = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128}
         more = {"SYN_ACK": 0x100, "FIN_ACK": 0x200, "RST_ACK": 0x400}
-        told = sum((names | more).get(str(name).upper(), 0) for name in told)
+        told = sum((FLAG_BITS | more).get(str(name).upper(), 0) for name in told)
     bits = number(told, "Flags")
     if bits == UNKNOWN:
         return UNKNOWN

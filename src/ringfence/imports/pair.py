@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.flows.keys import flow_id, is_reversed, text_hash, tuple_hash
+from ringfence.flows.packets import QUESTION_OF
 from ringfence.imports.records import NOWHERE, SECOND, UNKNOWN, Record
 from ringfence.model.columns import (
     FLAG_SYN_ACK,
@@ -30,14 +31,9 @@ from ringfence.model.protocols import ICMP, ICMPV6, TCP
 
 Mask = NDArray[np.bool_]
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 SIDES = ("consumer", "provider")
 COUNTED = ("packets", "octets", "flags")
 NEVER = np.iinfo(np.int64).max
-
-QUESTIONS = {(ICMP, 0): 8, (ICMP, 9): 10, (ICMP, 14): 13, (ICMP, 16): 15, (ICMP, 18): 17}
-QUESTIONS |= {(ICMPV6, 129): 128, (ICMPV6, 134): 133, (ICMPV6, 136): 135, (ICMPV6, 140): 139}
-"""The asking type for each (protocol, answering type) (RFC 792, 950, 1256; RFC 4443, 4861, 4620)."""
 
 
 class Imported(NamedTuple):
@@ -150,7 +146,7 @@ def _evidence(rows: Table) -> tuple[I64, Mask]:
     message = np.maximum(rows["provider_port"], rows["consumer_port"]) >> 8
     asks, answers = np.zeros((2, len(rows)), np.bool_)
     typed = ~_is_untyped(rows)
-    for (protocol, answer), question in QUESTIONS.items():
+    for (protocol, answer), question in QUESTION_OF.items():
         mine = ~said & typed & (rows["protocol"] == protocol)
         asks |= mine & (message == question)
         answers |= mine & (message == answer)
@@ -254,7 +250,7 @@ def _put_icmp(table: Table, typed: Mask) -> None:
     """`provider_port` becomes the asker's type and code, whichever way the line told of it."""
     icmp = _is_icmp(table) & typed
     message = np.maximum(table["consumer_port"], table["provider_port"])
-    for (protocol, answer), question in QUESTIONS.items():
+    for (protocol, answer), question in QUESTION_OF.items():
         answers = (table["protocol"] == protocol) & (message >> 8 == answer)
         message = np.where(answers, question << 8 | message & 0xFF, message)
     table["provider_port"] = np.where(icmp, message, table["provider_port"])

@@ -5,6 +5,7 @@ Unknown is not zero: counters, flags and times that a format does not tell are `
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ringfence.model.addresses import pack
-from ringfence.model.columns import Direction, Drop
+from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, Direction, Drop
 from ringfence.model.endpoints import Endpoint
-from ringfence.model.protocols import ICMPV6, PROTOCOL_NUMBERS
+from ringfence.model.problems import Problem
+from ringfence.model.protocols import FLAG_NAMES, ICMPV6, PROTOCOL_NUMBERS
 
 UNKNOWN = -1
 NOWHERE = 0xFFFF_FFFF_FFFF_FFFF
@@ -213,6 +215,34 @@ def protocol(value: Any, field: str) -> int:
 def unknown(item: Iterable[str], known: frozenset[str], tally: Tally) -> None:
     """Count the fields of an item that nobody here knows."""
     tally.unknown.update(field for field in item if field not in known)
+
+
+FLAG_BITS = {name: 1 << bit for bit, name in enumerate(FLAG_NAMES)}
+"""TCP flags by name."""
+
+
+def packet_flags(bits: int) -> int:
+    """Flags of one packet, or of a union that keeps a SYN-ACK apart from a SYN: marked with what they tell of who opened."""
+    marks = {0x02: FLAG_SYN_ONLY, 0x12: FLAG_SYN_ACK}
+    return bits if bits == UNKNOWN else bits & 0xFF | marks.get(bits & 0x12, 0)
+
+
+def datagrams(body: bytes, what: str, name: str, tally: Tally, read: Callable[[int], int]) -> None:
+    """Read datagrams that stand one after the other. `read` takes the one at an offset and tells where the next one begins.
+
+    Raises Problem when the first is none; at a later one that is broken the reading ends, and it is counted.
+    """
+    at = 0
+    while at < len(body):
+        try:
+            at = read(at)
+        except (Broken, struct.error) as error:
+            if not at:
+                fix = f"give datagrams of {what}, one after the other, without anything between"
+                raise Problem(f"is no {what} ({error})", name, fix) from None
+            tally.lines += 1
+            tally.refuse(tally.lines, f"{error}, at octet {at}; the rest was not read")
+            return
 
 
 def word(value: Any) -> str | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from ringfence.imports.records import UNKNOWN, Broken, End, Record, Tally
-from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, Role
-from ringfence.model.problems import Problem
+from ringfence.imports.records import UNKNOWN, Broken, End, Record, Tally, datagrams, packet_flags
+from ringfence.model.columns import Role
 from ringfence.model.protocols import ICMP, ICMPV6, PORTS, TCP
 
 _MAPPED = 0xFFFF_0000_0000
@@ -27,17 +26,7 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     """A record for each sampled packet. Raises Problem when the file does not begin with a datagram."""
     body = b"".join(lines)
     found: list[Record] = []
-    at = 0
-    while at < len(body):
-        try:
-            at = _datagram(body, at, found, tally)
-        except (Broken, struct.error) as error:
-            if not at:
-                fix = "give sFlow version 5 datagrams, one after the other, without anything between"
-                raise Problem(f"is no sFlow ({error})", name, fix) from None
-            tally.lines += 1
-            tally.refuse(tally.lines, f"{error}, at octet {at}; the rest was not read")
-            break
+    datagrams(body, "sFlow version 5", name, tally, lambda at: _datagram(body, at, found, tally))
     return found
 
 
@@ -79,7 +68,8 @@ def _sample(sample: bytes, expanded: bool, agent: str, found: list[Record], tall
                 found.append(packet._replace(packets=rate, octets=octets, sample=rate, reporter=reporter))
                 return
     except (struct.error, IndexError) as error:
-        raise Broken(f"a sample that is cut ({error})") from None
+        tally.refuse(tally.lines, f"a sample that is cut ({error})")
+        return
     tally.passed["samples without IP addresses"] += 1
 
 
@@ -164,8 +154,6 @@ def _packet(
     size: int,
 ) -> Record:
     """One packet: its SYN and ACK are its own, so they tell who opened."""
-    if flags != UNKNOWN and flags & 0x12:
-        flags |= {0x02: FLAG_SYN_ONLY, 0x12: FLAG_SYN_ACK}.get(flags & 0x12, 0)
     return Record(
         End(ends[0], ports[0]),
         End(ends[1], ports[1]),
@@ -174,7 +162,7 @@ def _packet(
         UNKNOWN,
         packets=1,
         octets=size,
-        flags=flags,
+        flags=packet_flags(flags),
         role=Role.TRANSIT,
     )
 

@@ -28,13 +28,14 @@ from ringfence.imports.records import (
     moment,
     number,
     objects,
+    packet_flags,
     port,
     protocol,
     taken,
     unknown,
     word,
 )
-from ringfence.model.columns import FLAG_SYN_ACK, FLAG_SYN_ONLY, Direction, Drop, Role
+from ringfence.model.columns import Direction, Drop, Role
 from ringfence.model.endpoints import Endpoint
 from ringfence.model.problems import Problem
 from ringfence.model.protocols import ICMP, ICMPV6, TCP, UDP
@@ -129,22 +130,13 @@ def decode_aws(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
             last=max(first, last),
             packets=number(item.get("packets"), "packets"),
             octets=number(item.get("bytes"), "bytes"),
-            flags=_aws_flags(item.get("tcp-flags")) if kind == TCP else UNKNOWN,
+            # AWS tells ACK only with SYN: 2 is a SYN, 18 a SYN-ACK, also in a union of an interval.
+            flags=packet_flags(number(item.get("tcp-flags"), "tcp-flags", 255)) if kind == TCP else UNKNOWN,
             drop=Drop.POLICY if action == "REJECT" else Drop.NONE,
             reporter=item.get("interface-id", ""),
             role={"ingress": Role.PROVIDER}.get(item.get("flow-direction", ""), Role.CONSUMER),
         )
     ]
-
-
-def _aws_flags(value: str | None) -> int:
-    """AWS tells ACK only with SYN: 2 is a SYN, 18 a SYN-ACK, both in a union of an interval."""
-    bits = number(value, "tcp-flags", 255)
-    if bits == UNKNOWN:
-        return UNKNOWN
-    if bits & 0x12 == 0x12:
-        return bits | FLAG_SYN_ACK
-    return bits | FLAG_SYN_ONLY if bits & 0x02 else bits
 
 
 def _gcp(item: dict[str, Any], tally: Tally) -> Iterable[Record]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from ringfence.imports.pair import QUESTIONS
+from ringfence.flows.packets import QUESTION_OF
 from ringfence.imports.records import (
     UNKNOWN,
     Broken,
@@ -123,7 +123,10 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
 
 def _code(kind: int, message: int, told: int) -> int:
     """ICMP's code. Of a question or an answer Zeek tells the type of its counterpart in that place; their code is 0."""
-    known = {(kind, message)} & {*QUESTIONS, *((protocol, ask) for (protocol, _), ask in QUESTIONS.items())}
+    known = {(kind, message)} & {
+        *QUESTION_OF,
+        *((protocol, ask) for (protocol, _), ask in QUESTION_OF.items()),
+    }
     return 0 if known else max(told, 0) & 0xFF
 
 
