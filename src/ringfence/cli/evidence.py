@@ -39,14 +39,13 @@ def read_evidence(paths: Sequence[Path], manifests: str | None) -> Evidence:
 
 
 def _read_all(paths: Sequence[Path], manifests: str | None) -> Evidence:
-    from ringfence.imports.read import OWN, origin_of
+    from ringfence.cli.offline import origin_of, read_files
+    from ringfence.imports.read import OWN
 
     captures = [str(path) for path in paths if _is_capture(path) or origin_of(str(path)) not in (None, OWN)]
     flows = [flow for path in paths if str(path) not in captures for flow in _read(path)]
     if not captures:
         return Evidence(flows, (), ())
-    from ringfence.cli.offline import read_files
-
     answer = read_files(captures, manifests, "start", None)
     whole = [flow for flow in answer.flows if flow.start and flow.consumer.ip and flow.provider.ip]
     left = len(answer.flows) - len(whole)

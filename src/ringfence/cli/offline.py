@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.capture.packets.read import Reading, read_capture
+from ringfence.capture.packets.sources import beginning, open_capture
 from ringfence.cli.foreign import shown
 from ringfence.flows.captured import Captured
 from ringfence.flows.categories import categories
 from ringfence.flows.link import Legs, link
 from ringfence.flows.present import Facts, present
 from ringfence.flows.terms import Dictionaries
-from ringfence.imports.read import OWN, origin_of, read_import, read_own
+from ringfence.imports.read import OWN, guess, read_import, read_own
 from ringfence.imports.read import Reading as Foreign
 from ringfence.inventory.inventory import Inventory
 from ringfence.inventory.services import is_probe
@@ -30,6 +32,10 @@ I64 = NDArray[np.int64]
 
 CLUSTER = ""
 """Manifests do not say which cluster they are of; the name never leaves this file."""
+
+
+HEAD = 1 << 16
+"""Octets of a file's beginning that say what it is."""
 
 
 class Answer(NamedTuple):
@@ -100,10 +106,12 @@ class _Part(NamedTuple):
 def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | None) -> _Part:
     """Read one file. Raises Problem when nothing of it can be read."""
     if origin == OWN:
-        own, lines, notes = read_own(name)
+        with open_capture(name) as stream, _lines(stream) as content:
+            own, lines, notes = read_own(content, name)
         return _Part(_sorted(own, sort)[:room], len(own), 0, lines, notes)
     if origin is not None:
-        foreign = read_import(name, origin)
+        with open_capture(name) as stream, _lines(stream) as content:
+            foreign = read_import(content, name, origin)
         rows = foreign.imported.flows
         told = _told(foreign, naming, _chosen(rows, sort)[:room])
         return _Part(told, len(rows), 0, foreign.lines, foreign.notes)
@@ -119,11 +127,21 @@ def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | 
     return _Part(found, len(rows), reading.frames, 0, _remarks(reading, name), reading.problem)
 
 
+def _lines(stream: IO[bytes]) -> io.BufferedReader:
+    """The same stream, for reading by lines."""
+    return io.BufferedReader(cast("io.RawIOBase", stream), HEAD)
+
+
 def _origin(name: str, format: str) -> str | None:
     """Whose flows a file holds; None for a capture."""
     if format == "auto":
         return origin_of(name)
     return None if format == "pcap" else format
+
+
+def origin_of(name: str) -> str | None:
+    """The same by how a file (`-`: standard input, which is not used up) begins."""
+    return guess(beginning(name, HEAD))
 
 
 def _sorted(flows: list[Flow], sort: str) -> list[Flow]:

@@ -1,5 +1,5 @@
-"""Other people's flows: Zeek, Hubble, Calico, NetObserv and cloud flow logs, into the same columns.
+"""Other people's flows: logs of Zeek, Hubble, Calico, NetObserv and clouds, NetFlow, IPFIX and sFlow, into the same columns.
 
-Pure halves (`zeek`, `hubble`, `calico`, `netobserv`, `vpc`) decode lines to records; `pair` makes flows of records;
-`read` opens files and finds out what they are. What a format cannot know stays unknown, and is shown as null.
+Each format's module decodes to records, `pair` makes flows of records, `read` finds out what a file is. The room is pure:
+whoever calls opens the file. What a format cannot know stays unknown, and is shown as null.
 """

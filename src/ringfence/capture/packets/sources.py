@@ -31,6 +31,24 @@ def open_capture(name: str) -> Iterator[IO[bytes]]:
             raise Problem(f"cannot read ({error})", name, "copy it again, or name another file") from None
 
 
+def beginning(name: str, size: int) -> bytes:
+    """What a capture's first `size` octets as stored unpack to; empty when it cannot be read. Nothing is used up: of standard
+    input only what is waiting there is looked at."""
+    try:
+        if name == "-":
+            head = cast("io.BufferedReader", sys.stdin.buffer).peek(size)[:size]
+        else:
+            with Path(name).open("rb") as file:
+                head = file.read(size)
+        if head.startswith(GZIP):
+            return zlib.decompressobj(31).decompress(head, size)
+        if head.startswith(ZSTD):
+            return zstandard.ZstdDecompressor().decompressobj().decompress(head)[:size]
+    except (ValueError, *UNPACK_ERRORS):
+        return b""
+    return head
+
+
 def _unpacked(raw: IO[bytes], reopen: bool) -> IO[bytes]:
     """`raw` from its start. Standard input is wrapped, so that closing what comes back leaves it open."""
     head = _peek(raw, 4)
