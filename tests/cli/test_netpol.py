@@ -195,9 +195,14 @@ def test_flows_without_addresses_are_no_evidence(run: Run, case: Path, tmp_path:
         b'{"start_time":1,"end_time":2,"proto":"tcp","reporter":"dst","source_name_aggr":"a-*","dest_port":1}'
     ]
     (tmp_path / "calico.gz").write_bytes(gzip.compress(lines[0]))
-    code, out, err = run("netpol", "generate", "--flows", tmp_path / "calico.gz")
-    assert (code, out) == (2, "")
-    assert "no conversations" in err
+    read = read_files([str(tmp_path / "calico.gz")], None, "start", None).flows
+    (tmp_path / "printed.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, read)))
+    (tmp_path / "printed.json").write_bytes(msgspec.json.encode(read))
+    for name in ("calico.gz", "printed.jsonl", "printed.json"):
+        code, out, err = run("netpol", "generate", "--flows", tmp_path / name)
+        assert (code, out) == (2, "")
+        assert "1 flows without an address or a time are no evidence" in err
+        assert "no conversations" in err
 
 
 ZEEK = """#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\thistory\torig_pkts\tresp_pkts
@@ -227,7 +232,9 @@ def test_other_tools_logs_are_evidence_but_not_what_a_policy_dropped(run: Run, t
         assert "1 flows that a policy dropped are no evidence" in err
     (tmp_path / "conn.log").write_text(ZEEK)
     code, out, err = run("netpol", "generate", "--flows", tmp_path / "conn.log")
-    assert "no conversations" not in err
+    assert "no workload in these conversations" in err, (
+        "they are read; without manifests addresses have no names"
+    )
 
 
 def test_other_bad_input(run: Run, case: Path, tmp_path: Path) -> None:

@@ -219,6 +219,13 @@ def test_zeek_json_and_histories(tmp_path: Path) -> None:
     assert refused.drop_reason == "refused"
 
 
+def test_zeek_s_fields_without_their_mark(tmp_path: Path) -> None:
+    """As `zeek-cut -m` prints them."""
+    names = "id.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\n"
+    (flow,) = read(tmp_path, names + "10.0.0.1\t40000\t10.0.0.2\t80\ttcp\n").flows
+    assert (ends(flow), flow.origin, flow.start) == (("10.0.0.1", 40000, "10.0.0.2", 80), "zeek", None)
+
+
 def test_calico_counts_one_reporter_and_keeps_ends_without_addresses(tmp_path: Path) -> None:
     base = {
         "start_time": "2025-01-01T00:00:00Z",

@@ -113,7 +113,12 @@ def _told(flow: Flow) -> tuple[object, ...]:
 def test_every_conn_log_of_zeek_is_read_or_refused_by_name(shared_data: Path) -> None:
     logs = sorted((shared_data / "pcap/zeek/baseline").glob("*/conn.log"))
     assert len(logs) > 50
+    named = [log for log in logs if {"id.orig_h", "id.resp_h", "proto"} <= set(log.read_text().split())]
+    told = []
     for log in logs:
         answer = read_files([str(log)], None, "start", None)
         assert answer.flows or all("no line names the fields" in str(each) for each in answer.problems)
         assert not any("broken" in note for note in answer.notes), answer.notes
+        told += [log] if answer.flows else []
+    assert told == named
+    assert len(named) > 30

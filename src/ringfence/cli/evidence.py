@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ringfence.model.problems import Problem
 
@@ -43,12 +43,11 @@ def _read_all(paths: Sequence[Path], manifests: str | None) -> Evidence:
     from ringfence.imports.read import OWN
 
     captures = [str(path) for path in paths if _is_capture(path) or origin_of(str(path)) not in (None, OWN)]
-    flows = [flow for path in paths if str(path) not in captures for flow in _read(path)]
-    if not captures:
-        return Evidence(flows, (), ())
-    answer = read_files(captures, manifests, "start", None)
+    printed = [flow for path in paths if str(path) not in captures for flow in _read(path)]
+    flows = [flow for flow in printed if flow is not None]
+    answer = read_files(captures, manifests if captures else None, "start", None)
     whole = [flow for flow in answer.flows if flow.start and flow.consumer.ip and flow.provider.ip]
-    left = len(answer.flows) - len(whole)
+    left = len(printed) - len(flows) + len(answer.flows) - len(whole)
     notes = (f"{left} flows without an address or a time are no evidence",) if left else ()
     return Evidence([*flows, *_as_recorded(whole)], answer.problems, (*answer.notes, *notes))
 
@@ -80,7 +79,8 @@ def _is_capture(path: Path) -> bool:
     return bool(head.startswith(beginnings))
 
 
-def _read(path: Path) -> list[RecordedFlow]:
+def _read(path: Path) -> list[RecordedFlow | None]:
+    """Flows that were printed; None for each without an address or a time."""
     where = "standard input" if str(path) == STDIN else str(path)
     try:
         data = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
@@ -90,11 +90,9 @@ def _read(path: Path) -> list[RecordedFlow]:
     return list(_decoded(data, where))
 
 
-def _decoded(data: bytes, where: str) -> Iterator[RecordedFlow]:
+def _decoded(data: bytes, where: str) -> Iterator[RecordedFlow | None]:
     """One document (a list, or `flows` inside an object), or one flow a line."""
     import msgspec
-
-    from ringfence.discovery.recorded import RecordedFlow
 
     try:
         whole = msgspec.json.decode(data)
@@ -113,18 +111,39 @@ def _decoded(data: bytes, where: str) -> Iterator[RecordedFlow]:
     if not isinstance(flows, list):
         raise Problem("no flows in this document", where, "name what `ringfence flows read -o json` printed")
     for number, item in enumerate(flows, 1):
-        try:
-            yield msgspec.convert(item, RecordedFlow)
-        except msgspec.ValidationError as error:
-            raise Problem(f"not a flow ({error})", f"{where} flow {number}", _FIX) from None
+        yield _converted(item, f"{where} flow {number}")
 
 
-def _flow(line: bytes, where: str) -> RecordedFlow:
+def _converted(item: Any, where: str) -> RecordedFlow | None:
+    import msgspec
+
+    from ringfence.discovery.recorded import RecordedFlow
+
+    try:
+        return msgspec.convert(item, RecordedFlow)
+    except msgspec.ValidationError as error:
+        if _is_left_out(item):
+            return None
+        raise Problem(f"not a flow ({error})", where, _FIX) from None
+
+
+def _is_left_out(item: Any) -> bool:
+    """Whether it is a flow of another tool's log (`origin`) that left an address or the time out."""
+    try:
+        told = [item["start"], item["end"], *(item[side]["ip"] for side in ("consumer", "provider"))]
+        return bool(item["origin"]) and None in told
+    except (KeyError, TypeError):
+        return False
+
+
+def _flow(line: bytes, where: str) -> RecordedFlow | None:
     import msgspec
 
     from ringfence.discovery.recorded import RecordedFlow
 
     try:
         return msgspec.json.decode(line, type=RecordedFlow)
+    except msgspec.ValidationError:
+        return _converted(msgspec.json.decode(line), where)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(f"not a flow ({error})", where, _FIX) from None

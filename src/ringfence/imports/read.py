@@ -70,6 +70,8 @@ def guess(head: bytes) -> str | None:
     if text.startswith((b"{", b"[")):
         return _of_json(text)
     words = text.split(b"\n", 1)[0].split()
+    if b"id.orig_h" in words:
+        return "zeek"
     named = b"srcaddr" in words or b"pkt-srcaddr" in words
     return "vpc" if named or (len(words) == len(vpc.DEFAULT) and words[0] == b"2") else None
 

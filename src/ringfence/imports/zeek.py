@@ -70,6 +70,8 @@ def _rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, 
             names = value.split(separator) if key == "#fields" else names
             if key == "#path" and not value.startswith("conn"):
                 raise Problem("holds no flows", f"{name}: a {value}.log", "give Zeek's conn.log")
+        elif text and not names and set(_WHOLE) <= set(text.split(separator)):
+            names = text.split(separator)  # without `#fields`, as `zeek-cut -m` prints them
         elif text:
             if not set(_WHOLE) <= set(names):
                 fix = "give a conn.log as Zeek wrote it, with its #fields line"
