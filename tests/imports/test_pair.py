@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringfence.imports.pair import Imported, flows
@@ -52,6 +52,7 @@ def told(made: Imported) -> dict[tuple[object, ...], tuple[object, ...]]:
     return found
 
 
+@settings(max_examples=150, deadline=None)
 @given(st.lists(record(), max_size=12))
 def test_each_conversation_is_there_once(records: list[Record]) -> None:
     made = flows(records, "t")
@@ -63,6 +64,7 @@ def test_each_conversation_is_there_once(records: list[Record]) -> None:
     assert len({*made.flows["flow_id"].tolist()}) == len(made.flows)
 
 
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(record(reporters=("a",)), max_size=12).map(
         lambda all: [r for r in all if r.source != r.destination]
@@ -75,6 +77,7 @@ def test_one_reporter_s_numbers_add_up(records: list[Record]) -> None:
     assert total == known
 
 
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(record(reporters=("a",)), max_size=8).map(
         lambda all: [r for r in all if r.source != r.destination]
@@ -85,6 +88,7 @@ def test_another_reporter_of_the_same_changes_nothing(records: list[Record]) -> 
     assert told(flows([*records, *again], "t")) == told(flows(records, "t"))
 
 
+@settings(max_examples=150, deadline=None)
 @given(st.lists(record(), max_size=10), st.randoms())
 def test_the_order_of_lines_changes_no_numbers(records: list[Record], random) -> None:
     records = [one for one in records if one.source != one.destination]
