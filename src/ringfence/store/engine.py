@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from ringfence.model.problems import Problem
-from ringfence.store.schema import SETTINGS, TABLES, TableDef, additions, ddl
+from ringfence.store.schema import SETTINGS, SETTLED, TABLES, TAILS, TableDef, additions, ddl, tail, view
 
 DATABASE = "ringfence"
 MEMORY = 2 << 30
@@ -58,14 +58,30 @@ class Engine:
         self._pid = os.getpid()
         try:
             self.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
-            for table in TABLES:
-                self.command(ddl(table, DATABASE))
-                for statement in additions(table, DATABASE):
-                    self.command(statement)
+            self._make_tables()
             self._assert_settings()
         except BaseException:
             self.close()
             raise
+
+    def _make_tables(self) -> None:
+        """Make what is missing, tables and columns. Asking first is much cheaper than statements that change nothing."""
+        found: dict[str, set[str]] = {}
+        columns = self.query(
+            "SELECT table, name FROM system.columns WHERE database = {database:String}",
+            {"database": DATABASE},
+        )
+        for table, name in zip(columns["table"].to_pylist(), columns["name"].to_pylist(), strict=True):
+            found.setdefault(table, set()).add(name)
+        for one in (*TABLES, *SETTLED):
+            if one.name not in found:
+                self.command(ddl(one, DATABASE))
+            for statement in additions(one, DATABASE, found.get(one.name)):
+                self.command(statement)
+        made = {"minutes_of_flows": view(DATABASE), **{name: tail(name, DATABASE) for name in TAILS}}
+        for name, statement in made.items():
+            if name not in found:
+                self.command(statement)
 
     def close(self) -> None:
         """Close every connection and release the folder."""
@@ -161,7 +177,7 @@ class Engine:
             {"database": DATABASE},
         )
         full = dict(zip(engines["name"].to_pylist(), engines["engine_full"].to_pylist(), strict=True))
-        for table in TABLES:
+        for table in (*TABLES, *SETTLED):
             for name, value in SETTINGS.items():
                 if f"{name} = {value}" not in full.get(table.name, ""):
                     raise Problem(f"table {table.name} lacks {name} = {value}", str(self._folder), _FIX)

@@ -30,6 +30,10 @@ _ARROW = {
     "Array(UInt8)": pa.list_(pa.uint8()),
     "Array(UInt32)": pa.list_(pa.uint32()),
     "Array(Int64)": pa.list_(pa.int64()),
+    "Map(String, String)": pa.map_(pa.string(), pa.string()),
+    "SimpleAggregateFunction(sum, UInt64)": pa.uint64(),
+    "SimpleAggregateFunction(min, Int64)": pa.int64(),
+    "SimpleAggregateFunction(max, Int64)": pa.int64(),
 }
 
 

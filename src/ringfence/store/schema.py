@@ -7,12 +7,16 @@ batch's dictionaries at ingest, so that a row means the same for ever.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ringfence.model.columns import MEASURED, UNKNOWN_U4
 
 RETENTION_DAYS = 30
-"""How long sightings and what explains them are kept."""
+"""How long sightings and what explains them are kept, and the settled flows made of them."""
+MINUTES_DAYS = 90
+HOURS_DAYS = 400
+"""How long the rollups are kept."""
 
 DEDUPLICATION_WINDOW = 10_000
 """Blocks per table whose insert tokens the engine remembers; only the last segment ever needs them."""
@@ -37,13 +41,20 @@ class Column(NamedTuple):
 
 
 class TableDef(NamedTuple):
-    """One table: its columns, its sort key and the column (nanoseconds) that partitions and expires it."""
+    """One table: its columns, its sort key and the column (nanoseconds) that partitions and expires it.
+
+    `engine` is the family; `indexes` are skipping indexes; `time` is empty for a table that neither is cut by day nor
+    expires.
+    """
 
     name: str
     meaning: str
     columns: tuple[Column, ...]
     order: tuple[str, ...]
     time: str
+    engine: str = "MergeTree"
+    days: int = RETENTION_DAYS
+    indexes: tuple[str, ...] = ()
 
 
 def _plain(sql: str, fields: dict[str, str]) -> tuple[Column, ...]:
@@ -265,26 +276,305 @@ TABLES: tuple[TableDef, ...] = (SIGHTINGS, TRANSLATIONS, WINDOWS, BATCHES, LOSSE
 """In the order a segment is written."""
 
 
-def additions(table: TableDef, database: str) -> tuple[str, ...]:
-    """Statements that give a table made by an earlier version the columns it lacks; harmless where it has them.
+_SETTLEMENT = Column(
+    "settlement", "UInt64", "number of the settlement that made it; readers see only what holds"
+)
+_UNMEASURED = "; 4294967295 when nobody measured"
 
-    Rows written before read as "not known".
+FLOWS = TableDef(
+    "flows",
+    "Settled flows: what counts of one flow in one minute, linked, both ends named as of their time.",
+    (
+        _SETTLEMENT,
+        *_plain("Int64", {"minute": "start of the minute, UTC nanoseconds"}),
+        WHO[0],
+        *_plain(
+            "UInt64",
+            {
+                "flow_id": "as in sightings; of a leg nobody saw, a hash of its tuple and the leg that was seen",
+                "connection_id": "the same for every leg of a connection: the opener's flow_id",
+            },
+        ),
+        *_plain(
+            "Int64",
+            {
+                "first": "first packet in this minute, UTC nanoseconds",
+                "last": "last packet in this minute, UTC nanoseconds",
+            },
+        ),
+        *_plain(
+            "UInt8",
+            {
+                "leg": "0 direct, 1 pre-dnat, 2 post-dnat, 3 pre-snat, 4 post-snat, 5 outer",
+                "snat": "1 when the consumer's address is a translated one",
+                "link": "how it is tied to its connection: 0 none, 1 conntrack, 2 socket, 3 tunnel, 4 inferred",
+                "direction": "how the consumer is known: 0 guessed, 1 icmp, 2 listener, 3 conntrack, 4 syn",
+                "kind": "what the packets carried: 0 plain, 1 vxlan, 2 geneve, 3 ipip, 4 gre, 5 other tunnel",
+            },
+        ),
+        *_plain("UInt32", {"zone": "VNI of a tunnel or conntrack zone, 0 for none"}),
+        *_plain(
+            TEXT,
+            {
+                "category": "category of its connection, e.g. pod-to-pod-via-service",
+                "placement": "same-node or other-node; empty when not known",
+                "service": "namespace/name of the service its connection asked for; empty for none",
+            },
+        ),
+        Column("consumer_ip", "IPv6", "address of the side that opened the conversation"),
+        Column("provider_ip", "IPv6", "address of the side that was listening"),
+        *_plain(
+            "UInt16",
+            {
+                "consumer_port": "port of the consumer, 0 where the protocol has none",
+                "provider_port": "port of the provider; ICMP: type << 8 | code of the asker's message",
+            },
+        ),
+        *_plain("UInt8", {"protocol": "IP protocol number"}),
+        *_plain(
+            "UInt64",
+            {
+                "consumer_version": "what the consumer's address was then: `version` of endpoints",
+                "provider_version": "what the provider's address was then: `version` of endpoints",
+                "opened_by": "version of who opened the connection, before any translation",
+                "served_by": "version of who served it, after every translation",
+            },
+        ),
+        Column(
+            "opened_from", "IPv6", "network (/24, IPv6 /48) of a consumer without a name; all zero otherwise"
+        ),
+        Column("served_at", "IPv6", "address of a provider without a name; all zero otherwise"),
+        *_plain("UInt16", {"served_port": "port of who served it"}),
+        *_plain(
+            "UInt8",
+            {
+                "opener": "1 on the one row that stands for its connection (one more for each further end)",
+                "counted": "1 on the one row whose counters are the connection's",
+                "opened": "1 where the connection began in this minute",
+                "answered": "of the row that stands for it: the provider sent anything",
+                "guessed": "of the row that stands for it: its direction is a guess",
+                "refused": "of the row that stands for it: nobody used it, it was only reset",
+                "hidden": "of the row that stands for it: the provider saw a translated consumer",
+            },
+        ),
+        *_plain(
+            "UInt64",
+            {
+                "consumer_packets": "wire packets from the consumer",
+                "consumer_octets": "IP-layer octets from the consumer",
+                "provider_packets": "wire packets from the provider",
+                "provider_octets": "IP-layer octets from the provider",
+            },
+        ),
+        *_plain(
+            "UInt16",
+            {
+                "consumer_flags": "union of the consumer's TCP flags; 256 SYN alone, 512 SYN with ACK",
+                "provider_flags": "union of the provider's TCP flags; 256 SYN alone, 512 SYN with ACK",
+            },
+        ),
+        *_plain(
+            "UInt32",
+            {
+                "rtt_us": f"handshake round trip in microseconds{_UNMEASURED}",
+                "srtt_us": f"the sender's last smoothed round trip in microseconds{_UNMEASURED}",
+                "retransmits": f"retransmitted packets{_UNMEASURED}",
+                "zero_windows": f"segments that offered no room{_UNMEASURED}",
+            },
+        ),
+        *_plain(
+            "UInt8",
+            {
+                "drop": "why packets were dropped: 0 not known to be, 1 unanswered, 2 refused, 3 unreachable, 4 kernel, "
+                "5 policy",
+                "unseen": "1 for a leg known from a translation alone: its counters mean nothing",
+            },
+        ),
+        *_plain("UInt32", {"sample": "one packet in so many was counted; 0 and 1 are every one"}),
+        *_plain(
+            TEXT,
+            {
+                "process": "process at the connecting end as JSON; empty when not known",
+                "provider_process": "process at the accepting end as JSON; empty when not known",
+                "names": "DNS names of the provider as the consumer had learnt them, with spaces between",
+                "tls": "server_name and alpn of the ClientHello as JSON; empty when not seen",
+                "node": "node whose sighting counts; empty for none",
+                "origin": "whose word it is: empty for our agents, else the kind of import, e.g. zeek",
+            },
+        ),
+    ),
+    ("intDiv(minute, 3600000000000)", "provider_version", "consumer_version", "flow_id"),
+    "minute",
+    indexes=(
+        "INDEX by_minute minute TYPE minmax GRANULARITY 1",
+        "INDEX by_consumer consumer_version TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_flow flow_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_connection connection_id TYPE bloom_filter(0.01) GRANULARITY 1",
+    ),
+)
+
+ENDPOINTS = TableDef(
+    "endpoints",
+    "Every version of every endpoint: what an address was at a time. Rows are never edited.",
+    (
+        Column(
+            "version",
+            "UInt64",
+            "hash of everything below, so that the same content is the same version everywhere",
+        ),
+        *_plain(
+            TEXT,
+            {
+                "kind": "pod, service, node, external or unresolved",
+                "cluster": "its cluster; empty for none",
+                "namespace": "its namespace; empty for none",
+                "name": "its name; empty for none",
+                "workload": "root owner as Kind/name; empty for none",
+                "node": "node of a pod, a node's own name; empty for none",
+                "service": "namespace/name of a service, or of the one a node was asked for; empty for none",
+                "uid": "UID of its object; empty when not known",
+            },
+        ),
+        Column("labels", "Map(String, String)", "its labels"),
+        Column(
+            "party",
+            "UInt64",
+            "hash of party_kind, cluster, namespace and workload or name: one for all its versions",
+        ),
+        Column("party_kind", TEXT, "workload, node, service, external or unresolved"),
+    ),
+    ("version",),
+    "",
+    engine="ReplacingMergeTree",
+)
+
+_KEY = (
+    _SETTLEMENT,
+    WHO[0],
+    *_plain(
+        "UInt64",
+        {
+            "opened_by": "version of who opened the connections, before any translation",
+            "served_by": "version of who served them, after every translation",
+        },
+    ),
+    Column("opened_from", "IPv6", "network (/24, IPv6 /48) of a consumer without a name; all zero otherwise"),
+    Column("served_at", "IPv6", "address of a provider without a name; all zero otherwise"),
+    *_plain("UInt8", {"protocol": "IP protocol number"}),
+    *_plain("UInt16", {"served_port": "port of who served them"}),
+    *_plain(
+        TEXT,
+        {
+            "service": "namespace/name of the service they asked for; empty for none",
+            "category": "category of the connections",
+            "origin": "whose word it is: empty for our agents",
+        },
+    ),
+)
+SUMS: dict[str, str] = {
+    "connections": "connections that were alive in it",
+    "opened": "of them, those that began in it",
+    "answered": "of them, those in which the provider sent anything",
+    "guessed": "of them, those whose direction is a guess",
+    "refused": "of them, those nobody used: only reset",
+    "hidden": "of them, those whose consumer the provider saw by a translated address",
+    "denied": "of them, those a policy dropped packets of",
+    "consumer_packets": "wire packets from the consumers",
+    "consumer_octets": "IP-layer octets from the consumers",
+    "provider_packets": "wire packets from the providers",
+    "provider_octets": "IP-layer octets from the providers",
+    "retransmits": "retransmitted packets, where somebody counted them",
+}
+"""What rollups add up."""
+
+
+def _rollup(name: str, span: str, days: int) -> TableDef:
+    return TableDef(
+        name,
+        f"Connections between two endpoints, one row for each {span}, port, service and category.",
+        (
+            Column(span, "Int64", f"start of the {span}, UTC nanoseconds"),
+            *_KEY,
+            *(
+                Column(each, "SimpleAggregateFunction(sum, UInt64)", meaning)
+                for each, meaning in SUMS.items()
+            ),
+            Column("first", "SimpleAggregateFunction(min, Int64)", "first packet, UTC nanoseconds"),
+            Column("last", "SimpleAggregateFunction(max, Int64)", "last packet, UTC nanoseconds"),
+        ),
+        (span, *(column.name for column in _KEY)),
+        span,
+        engine="AggregatingMergeTree",
+        days=days,
+    )
+
+
+MINUTES = _rollup("minutes", "minute", MINUTES_DAYS)
+HOURS = _rollup("hours", "hour", HOURS_DAYS)
+SETTLED: tuple[TableDef, ...] = (FLOWS, ENDPOINTS, MINUTES, HOURS)
+"""What the settler makes of TABLES (docs/design/store.md)."""
+TAILS = ("tail_a", "tail_b")
+"""Flows that are not settled yet, in memory, as `flows` has them: one is read while the other is filled."""
+
+_SUMMED: dict[str, str] = {
+    "connections": "sum(f.opener)",
+    "opened": "sumIf(f.opener, f.opened = 1)",
+    "answered": "sumIf(f.opener, f.answered = 1)",
+    "guessed": "sumIf(f.opener, f.guessed = 1)",
+    "refused": "sumIf(f.opener, f.refused = 1)",
+    "hidden": "sumIf(f.opener, f.hidden = 1)",
+    "denied": "sumIf(f.opener, f.drop = 5)",
+    "retransmits": f"sumIf(f.retransmits, f.counted = 1 AND f.retransmits != {UNKNOWN_U4})",
+}
+
+
+def rolled_up(source: str) -> str:
+    """The SELECT that makes `minutes` rows of `flows` rows; `source` is a table or a parenthesised SELECT."""
+    keys = ", ".join(f"f.{column.name} AS {column.name}" for column in (MINUTES.columns[0], *_KEY))
+    sums = ", ".join(f"{_SUMMED.get(name, f'sumIf(f.{name}, f.counted = 1)')} AS {name}" for name in SUMS)
+    groups = ", ".join(f"f.{column.name}" for column in (MINUTES.columns[0], *_KEY))
+    return (
+        f"SELECT {keys}, {sums}, min(f.first) AS first, max(f.last) AS last FROM {source} AS f "
+        f"WHERE f.opener = 1 OR f.counted = 1 GROUP BY {groups}"
+    )
+
+
+def view(database: str) -> str:
+    """The statement of the view that feeds `minutes`."""
+    return (
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.minutes_of_flows TO {database}.minutes "
+        f"AS {rolled_up(f'{database}.flows')}"
+    )
+
+
+def tail(name: str, database: str) -> str:
+    """The statement that makes one of TAILS."""
+    columns = ", ".join(f"`{column.name}` {column.sql}" for column in FLOWS.columns)
+    return f"CREATE TABLE IF NOT EXISTS {database}.{name} ({columns}) ENGINE = Memory"
+
+
+def additions(table: TableDef, database: str, found: Collection[str] | None) -> tuple[str, ...]:
+    """Statements that give a table made by an earlier version the columns it lacks; `found` are those it has.
+
+    None is a table that was just made. Rows written before read as "not known".
     """
     unknown = dict.fromkeys(MEASURED, f" DEFAULT {UNKNOWN_U4}")
     return tuple(
         f"ALTER TABLE {database}.{table.name} ADD COLUMN IF NOT EXISTS `{column.name}` {column.sql}"
         f"{unknown.get(column.name, '')}"
         for column in table.columns
+        if found is not None and column.name not in found
     )
 
 
 def ddl(table: TableDef, database: str) -> str:
     """The CREATE TABLE statement of `table`, harmless when it exists."""
-    columns = ", ".join(f"`{column.name}` {column.sql}" for column in table.columns)
+    columns = ", ".join([*(f"`{column.name}` {column.sql}" for column in table.columns), *table.indexes])
     settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
     day = f"toDateTime(intDiv({table.time}, 1000000000), 'UTC')"
+    cut = f"PARTITION BY toYYYYMMDD({day}) " if table.time else ""
+    expires = f"TTL {day} + INTERVAL {table.days} DAY " if table.time else ""
     return (
-        f"CREATE TABLE IF NOT EXISTS {database}.{table.name} ({columns}) ENGINE = MergeTree "
-        f"PARTITION BY toYYYYMMDD({day}) ORDER BY ({', '.join(table.order)}) "
-        f"TTL {day} + INTERVAL {RETENTION_DAYS} DAY SETTINGS {settings}"
+        f"CREATE TABLE IF NOT EXISTS {database}.{table.name} ({columns}) ENGINE = {table.engine} "
+        f"{cut}ORDER BY ({', '.join(table.order)}) {expires}SETTINGS {settings}"
     )
