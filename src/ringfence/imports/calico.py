@@ -1,11 +1,15 @@
 """Calico's flow logs: Elasticsearch documents of Enterprise and Cloud, and Goldmane's (Calico 3.30 and later).
 
 https://docs.tigera.io/calico-enterprise/latest/observability/elastic/flow/datatypes. `*_in` is into the reporter's
-endpoint, so from the source where the destination reports. Several reporters tell of one flow; one is counted.
+endpoint, so from the source where the destination reports. Several reporters tell of one flow; one is counted. Ends that
+are aggregated have several hosts, each of which tells of packets of its own.
+Goldmane: https://github.com/projectcalico/calico/blob/master/goldmane/proto/api.proto, as JSON of its messages, and
+whisker-backend/pkg/apis/v1/flows.go.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,7 +45,7 @@ FIELDS = fields(
     " num_process_args nat_outgoing_ports transit_policies tcp_mean_send_congestion_window"
     " tcp_min_send_congestion_window tcp_mean_smooth_rtt tcp_max_smooth_rtt tcp_mean_min_rtt tcp_max_min_rtt"
     " tcp_mean_mss tcp_min_mss tcp_total_retransmissions tcp_lost_packets tcp_unrecovered_to generated_time"
-    " source_cluster dest_cluster"
+    " source_cluster dest_cluster protocol flow"
 )
 _KINDS = {"wep": "pod", "workloadendpoint": "pod", "hep": "node", "hostendpoint": "node"}
 _ROLES = {"src": Role.CONSUMER, "dst": Role.PROVIDER, "fwd": Role.TRANSIT}
@@ -54,7 +58,7 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
 
 def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
     """One flow as one reporter saw it. Raises Broken."""
-    item = item["_source"] if isinstance(item.get("_source"), dict) else item
+    item = _of_goldmane(item)
     unknown(item, FIELDS, tally)
     role = _role(item.get("reporter"))
     into = number(item.get("packets_in"), "packets_in"), number(item.get("bytes_in"), "bytes_in")
@@ -66,7 +70,7 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
         Record(
             source=_end(item, "source"),
             destination=_end(item, "dest"),
-            protocol=protocol(item.get("proto"), "proto"),
+            protocol=protocol(item.get("proto", item.get("protocol")), "proto"),
             first=first,
             last=max(first, last),
             both=True,
@@ -77,18 +81,38 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
             back_packets=back[0],
             back_octets=back[1],
             drop=_drop(item.get("action")),
-            reporter=f"{item.get('host', '')} {item.get('reporter')}",
+            # Each end's host is the only one that reports there; those in between each see the same.
+            reporter=str(item.get("host", "")) if role == Role.TRANSIT else role.name,
             role=role,
-            connections=max(number(item.get("num_flows"), "num_flows"), 1),
+            connections=max(_counted(item, "started"), 0),
+            live=max(_counted(item, "live"), number(item.get("num_flows"), "num_flows"), 1),
             names=tuple(sorted(map(str, item.get("dest_domains") or ()))),
         )
     ]
 
 
+def _of_goldmane(item: dict[str, Any]) -> dict[str, Any]:
+    """Goldmane's messages as JSON by the names of flow logs: `{"flow": {"Key": {"sourceName": ...}, "packetsIn": ...}}`."""
+    flow = item.get("flow", item)
+    key = flow.get("Key", flow.get("key")) if isinstance(flow, dict) else None
+    if not isinstance(key, dict):
+        return item
+    told = {**key, **{name: value for name, value in flow.items() if name not in ("Key", "key")}}
+    return {_CAPITAL.sub(lambda letter: "_" + letter[0].lower(), name): value for name, value in told.items()}
+
+
+_CAPITAL = re.compile("(?<=.)[A-Z]")
+
+
+def _counted(item: dict[str, Any], what: str) -> int:
+    """Connections, by the name of either kind of log."""
+    return max(number(item.get(name), name) for name in (f"num_flows_{what}", f"num_connections_{what}"))
+
+
 def _role(reporter: Any) -> Role:
     """`dst, fwd` saw it at the destination and on its way: the end counts."""
     words = {word.strip().lower() for word in str(reporter or "").split(",")}
-    found = [role for word, role in _ROLES.items() if word in words]
+    found = [role for word, role in _ROLES.items() if word in words or f"reporter_{word}" in words]
     if not found:
         raise Broken(f"reporter is neither src, dst nor fwd: {str(reporter)[:40]!r}")
     return min(found)
@@ -96,7 +120,7 @@ def _role(reporter: Any) -> Role:
 
 def _drop(action: Any) -> Drop:
     word = str(action or "").lower()
-    if word not in ("allow", "deny", "pass", ""):
+    if word not in ("allow", "deny", "pass", "", "actionunspecified"):
         raise Broken(f"action is neither allow nor deny: {word[:40]!r}")
     return Drop.POLICY if word == "deny" else Drop.NONE
 
@@ -110,8 +134,9 @@ def _end(item: dict[str, Any], side: str) -> End:
         if side == "dest" and word(item.get("dest_service_name"))
         else None
     )
-    public = told["name_aggr"] == "pub" or kind in ("ns", "networkset")
-    name = None if kind in ("net", "network") else told["name"] or told["name_aggr"]
+    nets = {"pub", "pvt"} & {told["name_aggr"], told["name"]}
+    public = "pub" in nets or kind in ("ns", "networkset")
+    name = None if kind in ("net", "network") or nets else told["name"] or told["name_aggr"]
     endpoint = Endpoint(
         kind=_KINDS.get(kind) or ("external" if public else "pod" if not kind and name else "unresolved"),
         cluster=word(item.get(f"{side}_cluster")) or word(item.get("cluster")),

@@ -22,6 +22,7 @@ from ringfence.imports.records import (
     Record,
     Tally,
     address,
+    decoded,
     fields,
     moment,
     number,
@@ -57,14 +58,75 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     """Records, one a line, or of one answer of Loki. Raises Problem."""
     whole = iter(lines)
     first = next((line for line in whole if line.strip()), b"")
-    try:
-        lone = msgspec.json.decode(first)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Loki's answer may be printed over many lines.
-        return taken(_loki(b"".join((first, *whole)), name), decode, tally)
+    lone = decoded(first)
     if isinstance(lone, dict) and "data" in lone:
-        return taken(_loki(first, name), decode, tally)
-    return taken(objects(chain((first,), whole), tally), decode, tally)
+        return _read(_loki(first, name), tally)
+    if first.strip() == b"{":
+        # Loki's answer may be printed over many lines.
+        body = b"".join((first, *whole))
+        one = decoded(body)
+        if not isinstance(one, dict) or "SrcAddr" not in one:
+            return _read(_loki(body, name), tally)
+        return _read(((1, one),), tally)
+    return _read(objects(chain((first,), whole), tally), tally)
+
+
+def _read(items: Iterable[tuple[int, dict[str, Any]]], tally: Tally) -> list[Record]:
+    """Flow records; of connections (conversation tracking) that none of them tells of, the last word each."""
+    last: dict[str, dict[str, Any]] = {}
+    told: set[str] = set()
+
+    def flow(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
+        if item.get("_RecordType", "flowLog") != "flowLog":
+            return _kept(item, last, tally)
+        told.add(str(item.get("_HashId")))
+        return decode(item, tally)
+
+    found = taken(items, flow, tally)
+    lines = tally.lines
+    spare = [(0, item) for key, item in last.items() if key not in told]
+    found += taken(spare, conversation, tally)
+    tally.lines = lines
+    if len(last) > len(spare):
+        why = "connections of which flow records tell as well (conversation tracking)"
+        tally.passed[why] += len(last) - len(spare)
+    return found
+
+
+def _kept(item: dict[str, Any], last: dict[str, dict[str, Any]], tally: Tally) -> Iterable[Record]:
+    """Keep a connection's record if it tells more than those before it: its counters are those since it began."""
+    kind, key = str(item["_RecordType"]), str(item.get("_HashId", ""))
+    if kind not in ("newConnection", "heartbeat", "endConnection") or not key:
+        raise Passed("records of another kind than flows and connections")
+    unknown(item, FIELDS, tally)
+    before = last.get(key)
+    if before is None or _grown(item) >= _grown(before):
+        last[key] = item
+    return ()
+
+
+def _grown(item: dict[str, Any]) -> int:
+    return number(item.get("numFlowLogs"), "numFlowLogs") + number(item.get("TimeFlowEndMs"), "TimeFlowEndMs")
+
+
+def conversation(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
+    """A connection from conversation tracking: both ways, A being the source as the tracking understood it."""
+    (one,) = decode({**item, "_RecordType": "flowLog", "Flags": None}, Tally())
+    packets, back_packets, octets, back_octets = (
+        _scaled(number(item.get(field), field), one.sample)
+        for field in ("Packets_AB", "Packets_BA", "Bytes_AB", "Bytes_BA")
+    )
+    return [
+        one._replace(
+            both=True,
+            opened=True,
+            reporter="tracking",
+            packets=packets,
+            octets=octets,
+            back_packets=back_packets,
+            back_octets=back_octets,
+        )
+    ]
 
 
 def _loki(body: bytes, name: str) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -87,8 +149,6 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
     unknown(item, FIELDS, tally)
     if item.get("Etype", _IP[0]) not in _IP or "SrcAddr" not in item:
         raise Passed("records without IP addresses (ARP and the like)")
-    if item.get("_RecordType", "flowLog") not in ("flowLog",):
-        raise Passed("records that repeat what others tell (conversation tracking)")
     if item.get("Duplicate") in (True, "true"):
         raise Passed("records marked as duplicates")
     kind = number(item.get("Proto"), "Proto", 255)
@@ -112,7 +172,7 @@ def decode(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
             flags=_flags(item) if kind == TCP else UNKNOWN,
             rtt_us=rtt // 1000 if rtt > 0 else UNKNOWN,
             drop=_drop(item),
-            reporter=f"{item.get('AgentIP', '')} {_interfaces(item)}",
+            reporter=_reporter(item),
             role={"1": Role.CONSUMER, "0": Role.PROVIDER}.get(str(item.get("FlowDirection")), Role.CONSUMER),
             sample=sample,
         )
@@ -123,9 +183,10 @@ def _scaled(count: int, sample: int) -> int:
     return count if count == UNKNOWN else count * sample
 
 
-def _interfaces(item: dict[str, Any]) -> str:
-    several = item.get("Interfaces")
-    return str(item.get("Interface") or (several[0] if isinstance(several, list) and several else ""))
+def _reporter(item: dict[str, Any]) -> str:
+    """An agent that lists interfaces counts a packet once for all of them; before, it counted for each."""
+    node = str(item.get("AgentIP") or f"direction {item.get('FlowDirection')}")
+    return f"{node} {'' if item.get('Interfaces') else item.get('Interface') or ''}"
 
 
 def _ports(item: dict[str, Any], kind: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Records of both ways, of several reporters and intervals, become flows counted once.
 
 Goals: one row per conversation and file, as for captures; of several reporters of the same packets one is counted (the
-lowest role, then the one with most packets), because adding them would count packets twice; what nobody told stays
-unknown. The trade-off: intervals of a conversation that different reporters saw are not put together.
+lowest role, then the one with most packets), because adding them would count packets twice; what a policy denied is a
+flow apart from what it let through at other times; what nobody told stays unknown. The trade-off: intervals of a conversation that different reporters saw are not put together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ringfence.model.columns import (
     TUPLE,
     UNKNOWN_U4,
     Direction,
+    Drop,
+    Role,
     Table,
     structured,
 )
@@ -33,6 +35,9 @@ Mask = NDArray[np.bool_]
 I64 = NDArray[np.int64]
 SIDES = ("consumer", "provider")
 COUNTED = ("packets", "octets", "flags")
+U64 = NDArray[np.uint64]
+DENIED = np.uint64(0x9E37_79B9_7F4A_7C15)
+"""Sets what was denied apart from what was not."""
 NEVER = np.iinfo(np.int64).max
 
 
@@ -54,7 +59,10 @@ class Imported(NamedTuple):
 _ROW = np.dtype(
     [
         *TUPLE,
-        *[(name, "<i8") for name in ("first", "last", "rtt_us", "connections", "reporter", "role", "sample")],
+        *[
+            (name, "<i8")
+            for name in ("first", "last", "rtt_us", "connections", "live", "reporter", "role", "sample")
+        ],
         *[(name, "<i8") for name in ("direction", "drop", "both", "opened", "answered")],
         *[(f"{side}_{name}", "<i8") for side in SIDES for name in (*COUNTED, "end", "untold_port")],
     ]
@@ -62,13 +70,21 @@ _ROW = np.dtype(
 """A record as columns. `consumer` is its source for now."""
 
 
-def flows(records: Sequence[Record], origin: str) -> Imported:
-    """Bring records together. `origin` (the format) is part of the ids."""
+def flows(records: Sequence[Record], origin: str, decided: bool = True) -> Imported:
+    """Bring records together. `origin` (the format) is part of the ids.
+
+    `decided`: records tell what a policy decided for a time, so what was denied is a flow of its own; else they are
+    single events, one of which tells of the whole conversation.
+    """
     rows, ends = _columns(records)
     from_low = ~is_reversed(rows)
-    _, first_of, group = np.unique(tuple_hash(rows), return_index=True, return_inverse=True)
+    tuples = tuple_hash(rows)
+    denied = _denied(rows, tuples, from_low) if decided else np.zeros(len(rows), np.bool_)
+    keys = tuples ^ np.where(denied, DENIED, np.uint64(0))
+    _, first_of, group = np.unique(keys, return_index=True, return_inverse=True)
     count = len(first_of)
     by_low, direction = _opened(rows, from_low, group, count)
+    _put_roles(rows, from_low != by_low[group])
     table = structured(FLOW, count)
     untold = _put_ends(table, rows[first_of], from_low[first_of] == by_low)
     table["direction"] = direction
@@ -88,7 +104,8 @@ def flows(records: Sequence[Record], origin: str) -> Imported:
     table["tuple_hash"] = tuple_hash(table)
     none = np.zeros(count, np.uint64)
     begins = np.maximum(table["first"], 0) // SECOND * SECOND
-    table["flow_id"] = flow_id(text_hash(origin), none, table["tuple_hash"], none, begins)
+    inner = np.where(denied[first_of], DENIED, none)
+    table["flow_id"] = flow_id(text_hash(origin), none, table["tuple_hash"], inner, begins)
     low_end, high_end = (_told(rows, from_low, group, count, ends, way) for way in (True, False))
     order = np.lexsort((first_of, table["first"]))
     names = _names(records, group, count)
@@ -108,7 +125,7 @@ def _columns(records: Sequence[Record]) -> tuple[Table, list[Endpoint | None]]:
     known: dict[Endpoint | None, int] = {None: 0}
     reporters: dict[str, int] = {}
     table = np.zeros(len(records), _ROW)
-    for name in ("first", "last", "rtt_us", "connections", "role", "sample", "direction", "drop"):
+    for name in ("first", "last", "rtt_us", "connections", "live", "role", "sample", "direction", "drop"):
         table[name] = [getattr(record, name) for record in records]
     for name in ("protocol", "both", "opened", "answered"):
         table[name] = [getattr(record, name) for record in records]
@@ -125,6 +142,40 @@ def _columns(records: Sequence[Record]) -> tuple[Table, list[Endpoint | None]]:
         for name in COUNTED:
             table[f"{side}_{name}"] = [getattr(record, back + name) for record in records]
     return table, list(known)
+
+
+def _denied(rows: Table, tuples: U64, from_low: Mask) -> Mask:
+    """Rows that a policy denied, and what other reporters, or the other way, told of the same tuple at that time."""
+    denied = np.asarray(rows["drop"] == int(Drop.POLICY), np.bool_)
+    mixed = np.flatnonzero(np.isin(tuples, np.intersect1d(tuples[denied], tuples[~denied])))
+    mixed = mixed[np.argsort(tuples[mixed], kind="stable")]
+    for one in np.split(mixed, np.flatnonzero(np.diff(tuples[mixed])) + 1):
+        who = rows["reporter"][one] * 2 + from_low[one]
+        refused = denied[one].copy()
+        for teller in np.unique(who[~refused]):
+            told, others = one[~refused & (who == teller)], one[refused & (who != teller)]
+            # Whoever denied some and let others through at a time tells of both, and this may be the others.
+            torn = one[~refused & np.isin(who, who[refused]) & (who != teller)]
+            denied[told] = _meets(rows, told, others) & ~_meets(rows, told, torn)
+    return denied
+
+
+def _meets(rows: Table, told: I64, others: I64) -> Mask:
+    """Which of `told` overlap one of `others` in time; what has no time overlaps everything."""
+    if not len(others):
+        return np.zeros(len(told), np.bool_)
+    first = np.where(rows["first"] == UNKNOWN, UNKNOWN, rows["first"])
+    last = np.where(rows["first"] == UNKNOWN, NEVER, rows["last"])
+    order = others[np.argsort(first[others], kind="stable")]
+    until = np.maximum.accumulate(last[order])
+    before = np.searchsorted(first[order], last[told], "right") - 1
+    return np.asarray((before >= 0) & (until[np.maximum(before, 0)] >= first[told]), np.bool_)
+
+
+def _put_roles(rows: Table, turned: Mask) -> None:
+    """Who stands at the source of an answer stands at the provider."""
+    ends = turned & (rows["role"] <= int(Role.PROVIDER))
+    rows["role"] = np.where(ends, int(Role.PROVIDER) - rows["role"], rows["role"])
 
 
 def _is_icmp(rows: Table) -> Mask:
@@ -275,11 +326,13 @@ def _said(end: Endpoint | None) -> int:
 
 
 def _connections(rows: Table, group: I64, count: int) -> I64:
-    """How many connections each flow stands for: more than one only where a line says so."""
+    """How many connections each flow stands for: more than one only where a line says so. Those that began add up
+    over intervals, those that were there at once do not."""
     chosen = _of_one_reporter(rows, group, np.maximum(rows["consumer_packets"], 0))
-    many = np.zeros(count, np.int64)
-    np.add.at(many, group[chosen], (rows["connections"] - 1)[chosen])
-    return many + 1
+    many, live = np.zeros((2, count), np.int64)
+    np.add.at(many, group[chosen], rows["connections"][chosen])
+    np.maximum.at(live, group[chosen], rows["live"][chosen])
+    return np.maximum(np.maximum(many, live), 1)
 
 
 def _names(records: Sequence[Record], group: I64, count: int) -> list[tuple[str, ...]]:

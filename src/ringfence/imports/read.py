@@ -23,6 +23,8 @@ READERS: dict[str, Reader] = {
     "ipfix": ipfix.read,
     "sflow": sflow.read,
 }
+EVENTS = ("hubble", "sflow")
+"""Formats whose records tell of single packets, not of a time."""
 OWN = "ringfence"
 """The format of flows that Ringfence printed."""
 
@@ -41,7 +43,9 @@ def read_import(lines: Iterable[bytes], name: str, origin: str) -> Reading:
     tally = Tally()
     records = READERS[origin](lines, name, tally)
     _need_some(bool(records), tally, name, f"give a file of {origin}, or say what it is with --format")
-    return Reading(origin, flows(records, origin), tally.lines, tuple(tally.notes(name)))
+    return Reading(
+        origin, flows(records, origin, decided=origin not in EVENTS), tally.lines, tuple(tally.notes(name))
+    )
 
 
 def read_own(lines: Iterable[bytes], name: str) -> tuple[list[Flow], int, tuple[str, ...]]:
@@ -69,19 +73,33 @@ def guess(head: bytes) -> str | None:
         return "zeek"
     if text.startswith((b"{", b"[")):
         return _of_json(text)
-    words = text.split(b"\n", 1)[0].split()
-    if b"id.orig_h" in words:
+    line = text.split(b"\n", 1)[0]
+    if b"id.orig_h" in line.split():
         return "zeek"
-    named = b"srcaddr" in words or b"pkt-srcaddr" in words
-    return "vpc" if named or (len(words) == len(vpc.DEFAULT) and words[0] == b"2") else None
+    if vpc.begins(line):
+        return "vpc"
+    at = line.find(b"{")
+    return _of_json(text[at:]) if 0 < at < _FRONT else None
+
+
+_FRONT = 300
+"""Octets that a forwarder's time and tag take at most."""
 
 
 _SIGNS = {
     OWN: (b'"flow_id"',),
     "zeek": (b'"id.orig_h"',),
+    "calico": (b'"source_name_aggr"', b'"dest_name_aggr"', b'"dest_name"', b'"dest_type"', b'"destName"'),
     "hubble": (b'"flow":', b'"verdict"', b'"lost_events"', b'"node_status"', b'"agent_event"'),
-    "calico": (b'"source_name_aggr"', b'"dest_name_aggr"', b'"dest_name"', b'"dest_type"'),
-    "vpc": (b'"flowTuples"', b'"flowRecords"', b'"src_ip"', b'"dest_ip"'),
+    "vpc": (
+        b'"flowTuples"',
+        b'"flowRecords"',
+        b'"src_ip"',
+        b'"dest_ip"',
+        b'"logEvents"',
+        b'"@message"',
+        b'"events"',
+    ),
     "netobserv": (b"SrcAddr", b"TimeFlowStartMs", b"resultType"),
 }
 
@@ -93,4 +111,5 @@ def _of_json(text: bytes) -> str | None:
         msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         line = text
+    line = line.replace(b'\\"', b'"')  # an object inside a text of a container's log
     return next((name for name, signs in _SIGNS.items() if any(sign in line for sign in signs)), None)

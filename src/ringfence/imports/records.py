@@ -5,11 +5,13 @@ Unknown is not zero: counters, flags and times that a format does not tell are `
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,7 +45,8 @@ class Record(NamedTuple):
 
     `both`: the line tells of both ways; else of `source`'s packets alone. `opened`: the line says that `source`
     opened it, `answered`: that `destination` did; `direction` tells how surely. `reporter` names who counted, `role` where that is
-    (`model.columns.Role`): one of several reporters is counted.
+    (`model.columns.Role`, as if `source` were the consumer): one of several reporters is counted. `connections` began
+    in the line's time, and `live` were there at once.
     """
 
     source: End
@@ -65,7 +68,8 @@ class Record(NamedTuple):
     drop: Drop = Drop.NONE
     reporter: str = ""
     role: int = 0
-    connections: int = 1
+    connections: int = 0
+    live: int = 1
     sample: int = 1
     names: tuple[str, ...] = ()
 
@@ -130,20 +134,64 @@ def taken(
 
 
 def objects(lines: Iterable[bytes], tally: Tally) -> Iterable[tuple[int, dict[str, Any]]]:
-    """JSON objects, one a line. Empty lines are nothing; others that are no objects are broken."""
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text:
+    """JSON objects: one a line, or all of one document. Empty lines are nothing; others that are no objects are broken.
+
+    A line may have the time, tag or stream of whoever forwarded it in front (fluentd, container runtimes).
+    """
+    rest: Iterator[tuple[int, bytes]] = enumerate(lines, 1)
+    start = next(((number, line) for number, line in rest if line.strip()), (1, b""))
+    if start[1].lstrip()[:1] == b"[" or start[1].strip() == b"{":
+        kept = [start, *rest]
+        whole = decoded(b"".join(line for _, line in kept))
+        if isinstance(whole, list | dict):
+            yield from _listed(whole, tally)
+            return
+        rest = iter(kept)
+    else:
+        rest = chain((start,), rest)
+    for number, line in rest:
+        if not (text := line.strip()):
             continue
-        try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            value = str(error)
+        value = decoded(text if text[:1] == b"{" else _FORWARDED.sub(b"{", text, count=1))
         if isinstance(value, dict):
-            yield number, value
+            yield from ((number, each) for each in _inside(value))
         else:
             tally.lines += 1
             tally.refuse(number, f"not a JSON object ({value})")
+
+
+_FORWARDED = re.compile(rb"^[^{}\"\[\]]{1,300}\{")
+
+
+def decoded(text: bytes | str) -> Any:
+    """What JSON says, or in words why it says nothing."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return str(error)
+
+
+def _listed(whole: Any, tally: Tally) -> Iterable[tuple[int, dict[str, Any]]]:
+    """The objects of one document, by their places."""
+    for number, value in enumerate(whole if isinstance(whole, list) else (whole,), 1):
+        if isinstance(value, dict):
+            yield from ((number, each) for each in _inside(value))
+        else:
+            tally.lines += 1
+            tally.refuse(number, f"not a JSON object ({str(value)[:60]})")
+
+
+def _inside(value: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """What a document of Elasticsearch or of a container's log holds; else the object itself."""
+    hits = value.get("hits")
+    if isinstance(hits, dict) and isinstance(hits.get("hits"), list):
+        return [each for hit in hits["hits"] if isinstance(hit, dict) for each in _inside(hit)]
+    if isinstance(value.get("_source"), dict):
+        return [value["_source"]]
+    if isinstance(value.get("log"), str) and "stream" in value:
+        held = decoded(value["log"])
+        return [held] if isinstance(held, dict) else [value]
+    return [value]
 
 
 def address(text: Any, field: str) -> tuple[int, int]:
@@ -251,6 +299,9 @@ def word(value: Any) -> str | None:
 
 
 def labels(value: Any) -> tuple[tuple[str, str], ...]:
-    """Labels told as a list of `key=value`."""
-    pairs = (str(each).partition("=") for each in value or ())
-    return tuple(sorted({key: text for key, _, text in pairs if key}.items()))
+    """Labels told as a list of `key=value`, as one text of them (`a=b | c=d`), or by key."""
+    if isinstance(value, dict):
+        return tuple(sorted((str(key), str(text)) for key, text in value.items()))
+    told = re.split(r"\s*[|,]\s*", value) if isinstance(value, str) else value or ()
+    pairs = (str(each).strip().partition("=") for each in told)
+    return tuple(sorted({key: text for key, equals, text in pairs if key and equals}.items()))

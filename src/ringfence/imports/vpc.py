@@ -9,11 +9,10 @@ A line of AWS and Google is one way of a conversation at one interface; both may
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
-
-import msgspec
 
 from ringfence.imports.records import (
     MILLI,
@@ -63,43 +62,130 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     """Records of one file. Raises Problem when it is none of these formats."""
     rest = iter(lines)
     first = next((line for line in rest if line.strip()), b"")
-    if not first.lstrip().startswith((b"{", b"[")):
+    if first.startswith(PARQUET):
+        return taken(_parquet(b"".join((first, *rest)), name), decode_aws, tally)
+    if first.lstrip()[:1] not in (b"{", b"["):
         return taken(_aws_rows(first, rest, name), decode_aws, tally)
-    try:
-        lone = msgspec.json.decode(first)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _document(b"".join((first, *rest)), name, tally)
-    if isinstance(lone, dict) and not ({"records"} & set(lone)):
-        return taken(objects(chain((first,), rest), tally), _gcp, tally)
-    return _document(first, name, tally)
+    found: list[Record] = []
+    messages: list[bytes] = []
+    found += taken(
+        objects(chain((first,), rest), tally), lambda item, tally: _item(item, messages, tally), tally
+    )
+    if messages:
+        tally.lines -= len(messages)
+        found += taken(_aws_rows(messages[0], messages[1:], name), decode_aws, tally)
+    return found
 
 
-def _document(body: bytes, name: str, tally: Tally) -> list[Record]:
-    """A whole file of JSON: Azure's `{"records": [...]}`, or a list of Google's entries."""
+def _item(item: dict[str, Any], messages: list[bytes], tally: Tally) -> Iterable[Record]:
+    """Records of one JSON object of whichever cloud; lines of AWS that CloudWatch wrapped are put to `messages`."""
+    if isinstance(item.get("records"), list):
+        return _records(item["records"], tally)
+    if "flowRecords" in item or isinstance(item.get("properties"), dict):
+        return _azure(item, tally)
+    if (lines := _messages(item)) is not None:
+        messages += lines
+        tally.lines += len(lines) - 1
+        return ()
+    return _gcp(item, tally)
+
+
+def _records(items: list[Any], tally: Tally) -> list[Record]:
+    """Of Azure's whole files. A broken one costs no other."""
+    tally.lines -= 1
+    return taken(enumerate(items, 1), _azure, tally)
+
+
+def _messages(item: dict[str, Any]) -> list[bytes] | None:
+    """Lines of AWS in an export of CloudWatch: of `logs get-log-events`, of a subscription, of Insights; None for others."""
+    events = item.get("logEvents", item.get("events", item.get("results")))
+    kept = events if isinstance(events, list) else [item] if {"@message", "message"} & item.keys() else None
+    return None if kept is None else [_message(each).encode() for each in kept]
+
+
+def _message(event: Any) -> str:
+    """Insights gives lists of fields with their values."""
+    if isinstance(event, list):
+        event = {each["field"]: each["value"] for each in event}
+    return str(event.get("@message", event.get("message", "")))
+
+
+PARQUET = b"PAR1"
+
+
+def _parquet(body: bytes, name: str) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Rows of AWS' Parquet files, whose columns have `_` for `-`."""
+    from pyarrow import ArrowException, BufferReader, parquet
+
     try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(f"is no JSON ({error})", name, "give the file as the cloud wrote it") from None
-    if isinstance(found, dict) and isinstance(found.get("records"), list):
-        return taken(enumerate(found["records"], 1), _azure, tally)
-    entries = found if isinstance(found, list) else [found]
-    return taken(enumerate(entries, 1), _gcp, tally)
+        table = parquet.read_table(BufferReader(body))
+    except (ArrowException, OSError) as error:
+        raise Problem(
+            f"is no Parquet that can be read ({error})", name, "give the file as AWS wrote it"
+        ) from None
+    names = [each.replace("_", "-") for each in table.column_names]
+    if not {"srcaddr", "pkt-srcaddr"} & {*names}:
+        raise Problem("has no column srcaddr", name, "give a Parquet file of AWS' VPC flow logs")
+    at = 0
+    for batch in table.to_batches(max_chunksize=1 << 14):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            at += 1
+            told = zip(names, row, strict=True)
+            yield at, {key: str(value) for key, value in told if value not in (None, "", "-")}
 
 
 def _aws_rows(first: bytes, rest: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, str] | str]]:
-    words = first.decode(errors="replace").split()
-    names, start = (words, 2) if "srcaddr" in words or "pkt-srcaddr" in words else ([*DEFAULT], 1)
-    if start == 1 and len(words) != len(DEFAULT):
+    words = _words(first)
+    named = {"srcaddr", "pkt-srcaddr"} & {*words}
+    start = 2 if named or words in _HEADS else 1
+    names = words if named else [*DEFAULT]
+    if start == 1 and len(_ahead(words, len(names))) != len(names):
         fix = "give a file with the line that names its fields, or one of the default format"
         raise Problem(f"{len(words)} fields without names", f"{name}: line 1", fix)
     for count, line in enumerate(rest if start == 2 else chain((first,), rest), start):
-        values = line.decode(errors="replace").split()
+        values = _words(line)
         if not values or (start == 2 and values == words):
             continue
+        values = _ahead(values, len(names))
         if len(values) != len(names):
             yield count, f"{len(values)} fields, where the format has {len(names)}"
             continue
         yield count, {key: value for key, value in zip(names, values, strict=True) if value != "-"}
+
+
+def begins(line: bytes) -> bool:
+    """Whether a file that begins with this line is AWS': Parquet, named fields, or the default format."""
+    if line.startswith(PARQUET):
+        return True
+    words = _words(line)
+    plain = _ahead(words, len(DEFAULT))
+    named = bool({"srcaddr", "pkt-srcaddr"} & {*words}) or words in _HEADS
+    return named or (len(plain) == len(DEFAULT) and plain[0] == "2")
+
+
+_HEADS = (["timestamp", "message"], ["@timestamp", "@message"])
+"""First lines of CloudWatch's exports."""
+
+
+def _words(line: bytes) -> list[str]:
+    """Fields of a line; names of fields as AWS wrote them, also where a database had them with `_`."""
+    words = line.decode(errors="replace").translate(_QUOTES).split()
+    known = (
+        [word.replace("_", "-") for word in words] if "srcaddr" in line.decode(errors="replace") else words
+    )
+    return [word.removeprefix("${").removesuffix("}") for word in known]
+
+
+_QUOTES = {ord('"'): " ", ord(","): " "}
+
+
+def _ahead(values: list[str], width: int) -> list[str]:
+    """Without the time, and the stream's name, that CloudWatch's tools put in front of a line."""
+    extra = len(values) - width
+    return values[extra:] if extra in (1, 2, 3) and _TIME.match(values[0]) else values
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d|\d{13}$")
 
 
 def decode_aws(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
@@ -142,6 +228,8 @@ def decode_aws(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
 def _gcp(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
     """One entry of Google's logging, or its payload. Raises Broken."""
     told = item.get("jsonPayload", item)
+    if isinstance(told, dict) and ("disposition" in told or "rule_details" in told):
+        raise Passed("entries of Google's firewall log, which tells of rules and not of flows")
     if not isinstance(told, dict) or not isinstance(told.get("connection"), dict):
         raise Broken("no connection (expected a VPC flow log's jsonPayload)")
     unknown(told, GCP, tally)
@@ -193,19 +281,23 @@ def _azure(item: Any, tally: Tally) -> Iterable[Record]:
     """One record of many tuples. Raises Broken."""
     try:
         told = item.get("flowRecords", item.get("properties"))
+        # Each of several lists of rules on the way, at a subnet or an interface, logs the same packets.
+        where = f"{item.get('macAddress', '')} {item.get('resourceId', item.get('flowLogResourceID', ''))}"
         groups = [
-            (flow.get("mac", flow.get("macAddress", "")), group["flowTuples"])
+            (f"{flow.get('mac', '')} {where} {rule.get('aclID', '')}".strip(), flow["flowTuples"])
             for rule in told["flows"]
-            for flow in (rule.get("flows") or rule.get("flowGroups"))
-            for group in ((flow,) if "flowTuples" in flow else flow["flows"])
+            for flow in (rule.get("flows") or rule.get("flowGroups") or ())
         ]
     except (KeyError, TypeError, AttributeError):
         raise Broken("no flow tuples (expected an NSG or VNet flow log)") from None
-    return [_tuple(str(text), str(mac)) for mac, texts in groups for text in texts]
+    told = [(reporter, str(text)) for reporter, texts in groups for text in texts]
+    tally.lines -= 1
+    return taken(enumerate(told, 1), _tuple, tally)
 
 
-def _tuple(text: str, reporter: str) -> Record:
+def _tuple(item: tuple[str, str], tally: Tally) -> Iterable[Record]:
     """`time,src,dst,sport,dport,protocol,direction,decision or state,...` of either log."""
+    reporter, text = item
     words = text.split(",")
     if len(words) < 8:
         raise Broken(f"a flow tuple of {len(words)} fields: {text[:80]!r}")
@@ -216,7 +308,7 @@ def _tuple(text: str, reporter: str) -> Record:
     kind = {"T": TCP, "U": UDP}.get(words[5]) or protocol(words[5], "protocol")
     if kind in (ICMP, ICMPV6):
         words[3] = words[4] = "-"
-    return Record(
+    one = Record(
         End(address(words[1], "source address"), port(words[3], "source port")),
         End(address(words[2], "destination address"), port(words[4], "destination port")),
         protocol=kind,
@@ -234,3 +326,4 @@ def _tuple(text: str, reporter: str) -> Record:
         reporter=reporter,
         role=Role.PROVIDER if words[6] == "I" else Role.CONSUMER,
     )
+    return [one]

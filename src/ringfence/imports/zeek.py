@@ -51,9 +51,31 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
 
 
 def _json(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
-    if item.get("_path", "conn") != "conn":
-        raise Passed(f"they are of {item['_path']}.log, which has no flows")
+    path = str(item.get("_path") or _path(item))
+    if not path.startswith("conn"):
+        raise Passed(f"they are of {path}.log, not of conn.log, so no flows")
     return decode(item, tally)
+
+
+_OWN = fields(
+    "conn_state duration history orig_pkts resp_pkts orig_bytes resp_bytes orig_ip_bytes missed_bytes"
+)
+"""Fields that conn.log alone has."""
+_OTHERS = {
+    "dns": fields("query trans_id rcode_name qtype_name"),
+    "ssl": fields("cipher server_name established next_protocol"),
+    "http": fields("method uri status_code user_agent"),
+    "files": fields("fuid mime_type md5"),
+    "weird": fields("notice peer"),
+}
+
+
+def _path(item: dict[str, Any]) -> str:
+    """Whose log a line is of that does not say so: by fields that other logs have and conn.log has not."""
+    if _OWN & item.keys() or not set(item) - FIELDS:
+        return "conn"
+    named = (name for name, signs in _OTHERS.items() if signs & item.keys())
+    return next(named, "conn" if set(_WHOLE) <= set(item) else "another")
 
 
 def _rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, dict[str, str] | str]]:
@@ -120,7 +142,21 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
         back_octets=number(item.get("resp_ip_bytes"), "resp_ip_bytes"),
         back_flags=back,
     )
-    return [_opened(record, history)]
+    return [_opened(record, history) if history else _by_state(record, str(item.get("conn_state", "")))]
+
+
+_SHOOK = ("S0", "S1", "S2", "S3", "SF", "REJ", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR")
+_WHOLLY = {"S0": (0x02 | FLAG_SYN_ONLY, 0), "REJ": (0x02 | FLAG_SYN_ONLY, 0x04)}
+"""The flags of both ends in states that leave no others."""
+
+
+def _by_state(record: Record, state: str) -> Record:
+    """Who opened it by `conn_state`, where no `history` was kept: all states but OTH and - are of a handshake that Zeek saw
+    a part of."""
+    if record.protocol != TCP or state not in _SHOOK:
+        return record if record.protocol in (ICMP, ICMPV6) else record._replace(opened=True)
+    flags, back = _WHOLLY.get(state, (record.flags, record.back_flags))
+    return record._replace(opened=True, direction=Direction.SYN, flags=flags, back_flags=back)
 
 
 def _code(kind: int, message: int, told: int) -> int:
