@@ -121,9 +121,102 @@ def test_templates_are_of_their_domain_and_sets_without_one_are_counted(tmp_path
         ipfix(data(256, ROW, ROW)),
     )
     (flow,) = answer.flows
-    assert (flow.consumer_packets, flow.consumer_octets) == (6, 360)
+    assert (flow.consumer_packets, flow.consumer_octets) == (9, 540), "the first set waited for its template"
     (note,) = answer.notes
-    assert "2 lines passed over: sets whose template was not sent before them" in note
+    assert "1 lines passed over: sets whose template was not sent" in note
+
+
+def test_templates_change_and_are_withdrawn(tmp_path: Path) -> None:
+    """RFC 7011 section 8.1."""
+    less = template(256, *TUPLE, (2, 4))
+    answer = flows(
+        tmp_path,
+        ipfix(PLAIN, data(256, ROW), less, data(256, ROW[:13] + struct.pack(">I", 5))),
+        ipfix(struct.pack(">HHHH", 2, 8, 256, 0)),
+        ipfix(data(256, ROW)),
+    )
+    assert [flow.consumer_packets for flow in answer.flows] == [8]
+    assert "sets whose template was not sent" in answer.notes[0]
+    answer = flows(tmp_path, ipfix(PLAIN), ipfix(struct.pack(">HHHH", 2, 8, 2, 0)), ipfix(data(256, ROW)))
+    assert answer.flows == []
+
+
+def test_a_broken_set_costs_the_rest_of_its_message_only(tmp_path: Path) -> None:
+    answer = flows(tmp_path, ipfix(PLAIN, struct.pack(">HH", 256, 400)), ipfix(data(256, ROW)))
+    assert len(answer.flows) == 1
+    assert "the rest of its message was not read" in answer.notes[0]
+
+
+def nine(*sets: bytes) -> bytes:
+    return struct.pack(">HHIIII", 9, len(sets), 1000, 1_700_000_000, 0, 7) + b"".join(sets)
+
+
+def sampler(kind: int, number: int, scope: tuple[int, int], *fields: tuple[int, int]) -> bytes:
+    """A template of options, of NetFlow 9 (kind 1) or IPFIX (kind 3)."""
+    told = b"".join(struct.pack(">HH", *field) for field in (scope, *fields))
+    sizes = (4, 4 * len(fields)) if kind == 1 else (1 + len(fields), 1)
+    body = struct.pack(">HHH", number, *sizes) + told
+    return struct.pack(">HH", kind, 4 + len(body)) + body
+
+
+SAMPLED = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (2, 4), (48, 1))
+SAMPLED_ROW = ROW[:13] + struct.pack(">IB", 3, 9)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("version", [9, 10])
+def test_rates_of_a_table_of_samplers(tmp_path: Path, version: int, late: bool) -> None:
+    """Sampler 9 takes one in 100, 8 one in 50; told before the flows, or after."""
+    wrap, kind, scope = (nine, 1, (1, 4)) if version == 9 else (ipfix, 3, (149, 4))
+    options = sampler(kind, 300, scope, (48, 1), (49, 1), (50, 4))
+    table = data(300, *(struct.pack(">IBBI", 0, number, 2, rate) for number, rate in ((8, 50), (9, 100))))
+    told = (
+        wrap(options, table),
+        wrap(template(259, *SAMPLED, kind=0 if version == 9 else 2), data(259, SAMPLED_ROW)),
+    )
+    (flow,) = flows(tmp_path, *(reversed(told) if late else told)).flows
+    assert (flow.consumer_packets, flow.sample) == (300, 100)
+
+
+@pytest.mark.parametrize("interface", [4, 5])
+def test_rates_of_interfaces(tmp_path: Path, interface: int) -> None:
+    """As softflowd tells: NetFlow 9, scope interface."""
+    options = sampler(1, 300, (2, 4), (34, 4), (35, 1))
+    table = data(300, *(struct.pack(">IIB", number, rate, 1) for number, rate in ((4, 10), (5, 20))))
+    told = (
+        template(259, *TUPLE, (2, 4), (10, 4), kind=0),
+        data(259, ROW[:13] + struct.pack(">II", 3, interface)),
+    )
+    (flow,) = flows(tmp_path, nine(options, table), nine(*told)).flows
+    assert flow.sample == {4: 10, 5: 20}[interface]
+
+
+def test_a_domain_s_rate_is_of_all_its_records_and_of_no_other_domain_s(tmp_path: Path) -> None:
+    options = sampler(3, 300, (149, 4), (305, 4), (306, 4))
+    rate = data(300, struct.pack(">III", 1, 1, 99))
+    answer = flows(
+        tmp_path, ipfix(options, rate), ipfix(PLAIN, data(256, ROW)), ipfix(PLAIN, data(256, ROW), domain=2)
+    )
+    assert [flow.sample for flow in answer.flows] == [100]
+    (flow,) = flows(tmp_path, ipfix(options, rate, domain=3), ipfix(PLAIN, data(256, ROW))).flows
+    assert flow.sample is None
+
+
+def test_firewalls_tell_both_ways(tmp_path: Path) -> None:
+    """Cisco's initiatorOctets and responderOctets, and an event's time."""
+    event = template(262, *TUPLE, (231, 4), (232, 4), (323, 8), kind=0)
+    row = ROW[:13] + struct.pack(">IIQ", 500, 900, 1_700_000_000_123)
+    (flow,) = flows(tmp_path, nine(event, data(262, row))).flows
+    assert (flow.consumer_octets, flow.provider_octets, flow.consumer_packets) == (500, 900, None)
+    assert flow.start == "2023-11-14T22:13:20.123000Z"
+
+
+def test_lists_inside_records_are_passed_over(tmp_path: Path) -> None:
+    """RFC 6313: basicList, subTemplateList and subTemplateMultiList, of either form of length."""
+    told = template(263, *TUPLE, (291, 0xFFFF), (292, 0xFFFF), (293, 0xFFFF), (2, 4))
+    row = ROW[:13] + b"\x03abc" + b"\xff\x01\x00" + bytes(256) + b"\0" + struct.pack(">I", 7)
+    (flow,) = flows(tmp_path, ipfix(told, data(263, row, row))).flows
+    assert flow.consumer_packets == 14
 
 
 def test_options_are_no_flows_and_denied_flows_are_told(tmp_path: Path) -> None:
