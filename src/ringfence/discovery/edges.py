@@ -6,7 +6,7 @@ Grouping happens on integer columns; Python values are made per distinct edge, n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,25 @@ def edges(
     numbers = _numbers(flows, legs, openers, servers, counted)
     codes, keys = _keys(flows, openers, servers, consumer_version, provider_version, endpoints, categories)
     return _summed(codes, keys, numbers)
+
+
+class Connections(NamedTuple):
+    """One entry a connection (and one more for each further end): rows of who opened it, of who served it, whose
+    counters count, and the row that stands for it."""
+
+    opener: I64
+    server: I64
+    counted: I64
+    row: I64
+
+
+def connections_of(flows: Table, legs: Legs) -> tuple[Connections, dict[str, NDArray[Any]]]:
+    """The connections of linked flows, as `edges` counts them, and what is known of each (`_numbers`)."""
+    opener, server, counted = _pairs(flows, legs)
+    own = legs.opener[opener] == opener
+    further = own & (legs.server[opener] != server)
+    row = np.where(further, server, opener)
+    return Connections(opener, server, counted, row), _numbers(flows, legs, opener, server, counted)
 
 
 def _pairs(flows: Table, legs: Legs) -> tuple[I64, I64, I64]:

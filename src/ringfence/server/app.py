@@ -66,6 +66,8 @@ from ringfence.store.facts import Facts
 from ringfence.store.identities import Identities
 from ringfence.store.journal import Journal
 from ringfence.store.queries import Queries
+from ringfence.store.settled import Settled
+from ringfence.store.settlements import Settlements
 
 ROUTES = (
     cluster.health,
@@ -263,7 +265,9 @@ class Server:
         retention.start()
         self._undo.callback(retention.stop)
         queries = Queries(engine, lambda: ingest.visible)
-        self.service = Service(facts, queries, book, ingest, self._enrolment(facts), self._clock)
+        settled = Settled(engine, Settlements(facts.engine))
+        self.service = Service(facts, queries, book, ingest, self._enrolment(facts), settled, self._clock)
+        self._undo.callback(self.service.settler.stop)
 
     def _enrolment(self, facts: Facts) -> Enrolment:
         settings = self._settings

@@ -23,10 +23,12 @@ from ringfence.server.orders import Book as OrderBook
 from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
 from ringfence.server.scopes import Scopes
+from ringfence.server.settle import Settler
 from ringfence.server.times import moment, span
 from ringfence.store.catalog import CatalogStore
 from ringfence.store.facts import Facts
 from ringfence.store.queries import Queries
+from ringfence.store.settled import Settled
 
 
 class KindState(msgspec.Struct, frozen=True):
@@ -65,11 +67,13 @@ class Service:
         book: Book,
         ingest: Ingest,
         enrolment: Enrolment,
+        settled: Settled,
         clock: Callable[[], int],
     ) -> None:
         self._facts, self._queries, self._clock = facts, queries, clock
         self.book, self.ingest, self.enrolment = book, ingest, enrolment
         self.answers = Answers(queries, book)
+        self.settler = Settler(self.answers, queries, book, settled, clock)
         store = CatalogStore(facts.engine)
         self.catalog = Catalog(store, book, clock)
         self.scopes = Scopes(store, self.catalog, clock)
@@ -80,6 +84,7 @@ class Service:
         self.orders = OrderBook(facts, clock, resolver(book, self.catalog))
         self.captures = Captures(book, self.catalog, self.orders, clock)
         self.orders.start()
+        self.settler.start()
 
     def release(self) -> None:
         """The server is about to end: nobody is kept waiting, and captures end."""

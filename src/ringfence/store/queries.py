@@ -6,6 +6,7 @@ evidence. Windows belong to the asked time by their start: `since <= window < un
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from ringfence.store.shared import Shares, overlapping, shares
 from ringfence.store.statements import (
     BATCHES,
     CONVERSATIONS,
+    COUNT,
     COUNTS,
     EXTENT,
     EXTENTS,
@@ -37,8 +39,11 @@ from ringfence.store.statements import (
     HOPS_SHARED,
     IN_GAPS,
     IN_GAPS_SHARED,
+    LATE,
     LOSSES,
     MARGIN,
+    MINUTES_OF,
+    NEXT_WINDOW,
     SEEN,
     SEEN_SHARED,
     TRANSLATIONS,
@@ -191,6 +196,38 @@ class Queries:
             table[field] = rows[field].to_numpy()
         return table
 
+    @property
+    def segment(self) -> int:
+        """The last whole segment."""
+        return self._visible()
+
+    def count(self, since: int, until: int) -> int:
+        """How many sightings [since, until) has."""
+        return int(self._engine.query(COUNT, self._range(since, until))["rows"][0].as_py())
+
+    def next_window(self, since: int) -> int | None:
+        """The first window from `since` on in which anything was seen; None when there is none."""
+        found = self._engine.query(NEXT_WINDOW, {"since": since, "segment": self._visible()})
+        return int(found["window"][0].as_py()) if found.num_rows else None
+
+    def late(self, after: int, segment: int, until: int) -> list[int]:
+        """Starts of windows before `until` that segments in (after, segment] closed."""
+        values = {"after": after, "segment": segment, "until": until}
+        return [int(each) for each in self._engine.query(LATE, values)["window"].to_pylist()]
+
+    def minutes_of(self, networks: Sequence[str], since: int, until: int) -> list[int]:
+        """Settled minutes that overlap [since, until) and have a flow to or from one of these networks (CIDRs)."""
+        if not networks:
+            return []
+        ends = [mapped_range(each) for each in networks]
+        values: dict[str, Any] = {
+            "since": since - 60_000_000_000,
+            "until": until,
+            "low": [low for low, _ in ends],
+            "high": [high for _, high in ends],
+        }
+        return [int(each) for each in self._engine.query(MINUTES_OF, values)["minute"].to_pylist()]
+
     def windows(self, since: int, until: int, cluster: str = "") -> pa.Table:
         """(cluster, node, window, length) of every closed window that starts in [since, until)."""
         return self._engine.query(WINDOWS, {**self._range(since, until), "cluster": cluster})
@@ -258,6 +295,13 @@ class Queries:
         _merge(table, extra, np.flatnonzero(counts), chosen, at)
         got[chosen.flow[at[counts]]] = True
         return got
+
+
+def mapped_range(network: str) -> tuple[str, str]:
+    """(lowest, highest) address of a CIDR as IPv6 text, IPv4 mapped. Raises ValueError for what is no CIDR."""
+    parsed = ipaddress.ip_network(network, strict=False)
+    prefix = "::ffff:" if parsed.version == 4 else ""
+    return f"{prefix}{parsed[0]}", f"{prefix}{parsed[-1]}"
 
 
 def _place(seen: pa.Table, extra: pa.Table, names: _Names) -> I64:

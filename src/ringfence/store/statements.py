@@ -190,3 +190,17 @@ SELECT cluster, zone, inner, tuple_hash, first_window, max(window) AS last_windo
 FROM {DATABASE}.sightings WHERE window >= {{since:Int64}} AND {_WHOLE}
 GROUP BY cluster, zone, inner, tuple_hash, first_window
 """
+
+COUNT = f"SELECT count() AS rows FROM {DATABASE}.sightings WHERE {_INSIDE} AND {_WHOLE}"
+NEXT_WINDOW = f"""
+SELECT window FROM {DATABASE}.sightings WHERE window >= {{since:Int64}} AND {_WHOLE} ORDER BY window LIMIT 1
+"""
+LATE = f"""
+SELECT DISTINCT window FROM {DATABASE}.windows
+WHERE segment > {{after:UInt64}} AND segment <= {{segment:UInt64}} AND window < {{until:Int64}}
+"""
+_WITHIN = "arrayExists((low, high) -> {0} >= toIPv6(low) AND {0} <= toIPv6(high), {{low:Array(String)}}, {{high:Array(String)}})"
+MINUTES_OF = f"""
+SELECT DISTINCT minute FROM {DATABASE}.flows WHERE minute > {{since:Int64}} AND minute < {{until:Int64}}
+    AND ({_WITHIN.format("consumer_ip")} OR {_WITHIN.format("provider_ip")})
+"""

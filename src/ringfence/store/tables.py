@@ -131,3 +131,26 @@ BANS = sa.Table(
     *(sa.Column(name, sa.Text, primary_key=True) for name in ("cluster", "node")),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
+
+SETTLEMENTS = sa.Table(
+    "settlements",
+    META,
+    sa.Column("length", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+"""The settlement that holds for each span."""
+
+STALE = sa.Table(
+    "stale_settlements",
+    META,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+)
+"""Settlements that do not hold: begun and never committed, or followed by a later one."""
+
+DIRTY = sa.Table(
+    "dirty_minutes", META, sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False)
+)
+"""Settled minutes of which something new is known."""
