@@ -116,11 +116,11 @@ def test_every_file_is_read_as_far_as_it_goes(capture: Path, tmp_path: Path) -> 
     cut, text = tmp_path / "cut.pcap", tmp_path / "text.pcap"
     cut.write_bytes(c.pcap(PLAIN)[:-5])
     text.write_text("not a capture\n")
-    code, out, err = run(cut, text, tmp_path / "missing.pcap", tmp_path, capture, "-o", "jsonl")
+    code, out, err = run(cut, text, tmp_path / "missing.pcap", capture, "-o", "jsonl")
     assert code == 2
     assert [json.loads(line)["provider_packets"] for line in out.splitlines()] == [0, 1]
     lines = err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 3
     assert all(line.startswith("error: ") and line.count(": ") >= 3 for line in lines)
     assert f"{cut} at octet 94, after packet 1" in lines[0]
     assert lines[1].startswith(

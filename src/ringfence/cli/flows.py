@@ -55,7 +55,10 @@ def group() -> None:
 def read(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Captures or flow logs, plain, gzip or zstd; or -."),
+        typer.Argument(
+            metavar="FILE...",
+            help="Captures or flow logs, plain, gzip or zstd; folders of them; -; or udp://HOST:PORT.",
+        ),
     ],
     format: Annotated[
         Format, typer.Option(help="What the files are; auto looks at how they begin.")
@@ -68,18 +71,27 @@ def read(
         int | None, typer.Option(help="Most flows to show, of all files together.", min=1)
     ] = None,
     sort: Annotated[SortBy, typer.Option(help="Order within a file.")] = SortBy.start,
+    seconds: Annotated[
+        float | None, typer.Option("--for", help="Seconds to listen; else until Ctrl-C.", min=0.1)
+    ] = None,
     output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.table,
 ) -> None:
     """Read captures, or other tools' flow logs, and show their flows, both directions together.
 
     Captures: pcap and pcapng. Logs: Zeek's conn.log (TSV, JSON), Hubble's and NetObserv's JSON, Calico's flow logs, and
     flow logs of AWS, Google Cloud and Azure (`vpc`), NetFlow, IPFIX and sFlow datagrams. What a log does not tell is null. Each file is read as far as it goes and has its own flows. A file that cannot be read to its end is named
-    on standard error, and the exit code is 2.
+    on standard error, and the exit code is 2. At udp://HOST:PORT, NetFlow, IPFIX and sFlow are taken as exporters send
+    them, and their flows printed every 15 seconds (`-o jsonl`).
 
     Example: `ringfence flows read capture.pcap --inventory k8s/ -o jsonl`
     """
+    from ringfence.cli.listen import is_socket, listen
     from ringfence.cli.offline import read_files
 
+    if any(map(is_socket, files)):
+        for problem in listen(files, seconds, inventory, output):
+            print(f"error: {problem}", file=sys.stderr)
+        return
     # The answer is many small values that all live until the end: looking for garbage among them only costs.
     gc.disable()
     answer = read_files(files, inventory, sort.value, limit, format.value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import msgspec
@@ -68,15 +69,20 @@ def read_files(
 ) -> Answer:
     """Read every file as far as it goes. Raises Problem only when `manifests` cannot be read at all.
 
-    `format` is `auto`, `pcap`, or one of `imports.read.READERS`.
+    `format` is `auto`, `pcap`, or one of `imports.read.READERS`. Of a folder all files are read, in the order of their
+    paths; those that are neither captures nor flow logs are named in a note.
     """
-    naming, problems, notes = _naming(manifests)
+    naming, problems, notes = naming_of(manifests)
     parts: list[_Part] = []
-    for name in files:
+    strangers: list[str] = []
+    for name, inside in _files(files):
         room = None if limit is None else max(0, limit - sum(len(part.flows) for part in parts))
         try:
             part = _part(name, _origin(name, format), naming, sort, room)
         except Problem as problem:
+            if inside and problem.what in STRANGE:
+                strangers.append(name)
+                continue
             # Its traceback would keep the file's whole buffer.
             problems.append(problem.with_traceback(None))
             continue
@@ -85,11 +91,32 @@ def read_files(
     return Answer(
         [flow for part in parts for flow in part.flows],
         tuple(problems),
-        (*notes, *(note for part in parts for note in part.notes)),
+        (*notes, *(note for part in parts for note in part.notes), *_passed_over(strangers)),
         sum(part.frames for part in parts),
         sum(part.lines for part in parts),
         sum(part.total - len(part.flows) for part in parts),
     )
+
+
+STRANGE = ("not a capture, nor a flow log that is known by its beginning", "holds no flows")
+"""What is wrong with files that a folder may hold beside flows."""
+_NAMED = 10
+
+
+def _files(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each file, and whether it was found inside a folder."""
+    for name in names:
+        if name != "-" and Path(name).is_dir():
+            yield from ((str(file), True) for file in sorted(Path(name).rglob("*")) if file.is_file())
+        else:
+            yield name, False
+
+
+def _passed_over(files: Sequence[str]) -> list[str]:
+    if not files:
+        return []
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return [f"{len(files)} files hold no flows and were passed over: {', '.join(files[:_NAMED])}{more}"]
 
 
 class _Part(NamedTuple):
@@ -113,7 +140,7 @@ def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | 
         with open_capture(name) as stream, _lines(stream) as content:
             foreign = read_import(content, name, origin)
         rows = foreign.imported.flows
-        told = _told(foreign, naming, _chosen(rows, sort)[:room])
+        told = flows_of(foreign, naming, sort, room)
         return _Part(told, len(rows), 0, foreign.lines, foreign.notes)
     try:
         reading = read_capture(name)
@@ -121,7 +148,7 @@ def _part(name: str, origin: str | None, naming: Naming, sort: str, room: int | 
         if problem.what != "not a capture":
             raise
         fix = "name a capture, or another tool's flow log that begins as such (else say which by --format)"
-        raise Problem("not a capture, nor a flow log that is known by its beginning", name, fix) from None
+        raise Problem(STRANGE[0], name, fix) from None
     rows, legs = _linked(reading.captured)
     found = _shown(rows, legs, naming(rows), _chosen(rows, sort)[:room], reading.dictionaries)
     return _Part(found, len(rows), reading.frames, 0, _remarks(reading, name), reading.problem)
@@ -153,9 +180,10 @@ def _sorted(flows: list[Flow], sort: str) -> list[Flow]:
     )
 
 
-def _told(foreign: Foreign, naming: Naming, chosen: I64) -> list[Flow]:
-    """The chosen flows of another tool's file."""
+def flows_of(foreign: Foreign, naming: Naming, sort: str, room: int | None = None) -> list[Flow]:
+    """The first flows of another tool's file, at most `room`."""
     rows = foreign.imported.flows
+    chosen = _chosen(rows, sort)[:room]
     names = naming(rows)
     versions = names.consumer, names.provider
     ends = [[names.endpoints[version] for version in side.tolist()] for side in versions]
@@ -200,7 +228,7 @@ def _facts(flows: Table, dictionaries: Dictionaries) -> list[Facts]:
     return [Facts(provider_names=names[name], tls=asked[tls]) for name, tls in pairs]
 
 
-def _naming(manifests: str | None) -> tuple[Naming, list[Problem], list[str]]:
+def naming_of(manifests: str | None) -> tuple[Naming, list[Problem], list[str]]:
     """How rows get their names, and what was wrong with the manifests."""
     if manifests is None:
         return _nameless, [], []

@@ -26,11 +26,11 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     """A record for each sampled packet. Raises Problem when the file does not begin with a datagram."""
     body = b"".join(lines)
     found: list[Record] = []
-    datagrams(body, "sFlow version 5", name, tally, lambda at: _datagram(body, at, found, tally))
+    datagrams(body, "sFlow version 5", name, tally, lambda at: datagram(body, at, found, tally))
     return found
 
 
-def _datagram(body: bytes, at: int, found: list[Record], tally: Tally) -> int:
+def datagram(body: bytes, at: int, found: list[Record], tally: Tally) -> int:
     """Read the datagram at `at`; where the next one begins."""
     version, family = struct.unpack_from(">II", body, at)
     if version != 5 or family not in (1, 2):
