@@ -64,6 +64,7 @@ def _untold(flow: Flow, reading: Reading, row: int) -> Flow:
         ip = None if imported.nowhere[side][row] else end.ip
         if (port, ip) != (end.port, end.ip):
             change[side] = msgspec.structs.replace(end, port=port, ip=ip)
+            change["community_id"] = None
     if imported.flows["first"][row] < 0:
         change |= {"start": None, "end": None, "duration_us": None}
     return msgspec.structs.replace(

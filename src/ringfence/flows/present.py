@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ringfence.flows.community import community_id
 from ringfence.flows.handshakes import drops
 from ringfence.flows.link import Legs
 from ringfence.model.addresses import unpack
@@ -106,6 +107,7 @@ def present(
             counts=not row["unseen"],
             verdict=None,
             sample=row["sample"] if row["sample"] > 1 else None,
+            community_id=community_id(row),
         )
 
 
@@ -116,7 +118,10 @@ def without_port(flow: Flow, connections: int) -> Flow:
     if opened_by is not None and port is None:
         opened_by = msgspec.structs.replace(opened_by, port=None)
     consumer = msgspec.structs.replace(flow.consumer, port=port)
-    return msgspec.structs.replace(flow, consumer=consumer, opened_by=opened_by, connections=connections)
+    community = flow.community_id if port is not None else None
+    return msgspec.structs.replace(
+        flow, consumer=consumer, opened_by=opened_by, connections=connections, community_id=community
+    )
 
 
 def _times(row: dict[str, Any]) -> dict[str, Any]:

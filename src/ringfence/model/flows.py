@@ -108,5 +108,8 @@ class Flow(msgspec.Struct, frozen=True):
     """One packet in so many was counted, and told as so many: counters are estimates. Null where every one was."""
     origin: str | None = None
     """Whose flow it is where an import read it: `zeek`, `hubble`, `calico`, `netobserv`, `vpc`, `ipfix`, `sflow`. Null: seen by ourselves."""
+    community_id: str | None = None
+    """Community ID 1 of its tuple, by which Zeek, Suricata and others name the same conversation. Null where the tuple
+    is not one on the wire (ports folded away)."""
     opened_by: FlowEnd | None = None
     """Who opened the connection, where source translation put this leg's consumer in its place."""
