@@ -30,7 +30,7 @@ def log(lines: int) -> list[bytes]:
             f"10.{chance.randrange(200)}.{number >> 8 & 255}.{number & 255}\t{chance.randrange(1024, 65536)}"
         )
         made.append(
-            f"{1_700_000_000 + number / 1000:.6f}\tC{number}\t{ends}\t10.1.2.{number % 250}\t443\ttcp\tssl\t1.5\tSF\t"
+            f"{1_700_000_000 + number / 1000:.6f}\tC{number}\t{ends}\t10.1.2.{number % 250}\t443\ttcp\tssl\t1.500000\tSF\t"
             f"ShADadFf\t10\t1000\t8\t900\n".encode()
         )
     return made

@@ -56,7 +56,7 @@ class Imported(NamedTuple):
     names: list[tuple[str, ...]]
 
 
-_ROW = np.dtype(
+ROW = np.dtype(
     [
         *TUPLE,
         *[
@@ -76,7 +76,19 @@ def flows(records: Sequence[Record], origin: str, decided: bool = True) -> Impor
     `decided`: records tell what a policy decided for a time, so what was denied is a flow of its own; else they are
     single events, one of which tells of the whole conversation.
     """
-    rows, ends = _columns(records)
+    rows, ends = columns(records)
+    names = [record.names for record in records] if any(record.names for record in records) else None
+    return together(rows, ends, names, origin, decided)
+
+
+def together(
+    rows: Table,
+    ends: list[Endpoint | None],
+    told: list[tuple[str, ...]] | None,
+    origin: str,
+    decided: bool = True,
+) -> Imported:
+    """The same of records that are columns already (ROW), with what is said of ends by place, and names by row (None: none)."""
     from_low = ~is_reversed(rows)
     tuples = tuple_hash(rows)
     denied = _denied(rows, tuples, from_low) if decided else np.zeros(len(rows), np.bool_)
@@ -108,7 +120,7 @@ def flows(records: Sequence[Record], origin: str, decided: bool = True) -> Impor
     table["flow_id"] = flow_id(text_hash(origin), none, table["tuple_hash"], inner, begins)
     low_end, high_end = (_told(rows, from_low, group, count, ends, way) for way in (True, False))
     order = np.lexsort((first_of, table["first"]))
-    names = _names(records, group, count)
+    names = _names(told, group, count)
     return Imported(
         table[order],
         {name: mask[order] for name, mask in untold.items()},
@@ -120,11 +132,11 @@ def flows(records: Sequence[Record], origin: str, decided: bool = True) -> Impor
     )
 
 
-def _columns(records: Sequence[Record]) -> tuple[Table, list[Endpoint | None]]:
+def columns(records: Sequence[Record]) -> tuple[Table, list[Endpoint | None]]:
     """Records as columns, and the distinct things said of ends. An end without an address gets one of its own."""
     known: dict[Endpoint | None, int] = {None: 0}
     reporters: dict[str, int] = {}
-    table = np.zeros(len(records), _ROW)
+    table = np.zeros(len(records), ROW)
     for name in ("first", "last", "rtt_us", "connections", "live", "role", "sample", "direction", "drop"):
         table[name] = [getattr(record, name) for record in records]
     for name in ("protocol", "both", "opened", "answered"):
@@ -272,8 +284,8 @@ def _counted(rows: Table, from_low: Mask, group: I64, count: int, way: bool) -> 
 
 def _of_one_reporter(rows: Table, group: I64, packets: I64) -> Mask:
     """The rows of the reporter whose word counts in each group: the lowest role, then most packets, then the first."""
-    if not len(rows):
-        return np.zeros(0, np.bool_)
+    if not rows["reporter"].any():
+        return np.ones(len(rows), np.bool_)  # there is but one
     order = np.lexsort((rows["reporter"], group))
     edge = (group[order][1:] != group[order][:-1]) | (
         rows["reporter"][order][1:] != rows["reporter"][order][:-1]
@@ -335,10 +347,10 @@ def _connections(rows: Table, group: I64, count: int) -> I64:
     return np.maximum(np.maximum(many, live), 1)
 
 
-def _names(records: Sequence[Record], group: I64, count: int) -> list[tuple[str, ...]]:
+def _names(told: list[tuple[str, ...]] | None, group: I64, count: int) -> list[tuple[str, ...]]:
     """The names told of each flow's provider."""
     found: list[tuple[str, ...]] = [()] * count
-    for at, record in zip(group.tolist(), records, strict=True):
-        if record.names:
-            found[at] = tuple(sorted({*found[at], *record.names}))
+    for at, names in zip(group.tolist(), told or (), strict=told is not None):
+        if names:
+            found[at] = tuple(sorted({*found[at], *names}))
     return found

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ringfence.imports import calico, hubble, ipfix, netobserv, own, sflow, vpc, zeek
-from ringfence.imports.pair import Imported, flows
+from ringfence.imports import calico, hubble, ipfix, netobserv, own, sflow, vpc, zeek, zeek_columns
+from ringfence.imports.pair import Imported, flows, together
 from ringfence.imports.records import Record, Tally
 from ringfence.model.flows import Flow
 from ringfence.model.problems import Problem
@@ -41,11 +41,16 @@ class Reading(NamedTuple):
 def read_import(lines: Iterable[bytes], name: str, origin: str) -> Reading:
     """Flows of a file of the format `origin`; `name` is what errors call it. Raises Problem when it is none."""
     tally = Tally()
-    records = READERS[origin](lines, name, tally)
-    _need_some(bool(records), tally, name, f"give a file of {origin}, or say what it is with --format")
-    return Reading(
-        origin, flows(records, origin, decided=origin not in EVENTS), tally.lines, tuple(tally.notes(name))
-    )
+    fix = f"give a file of {origin}, or say what it is with --format"
+    if origin == "zeek":
+        rows = zeek_columns.read(lines, name, tally)
+        _need_some(bool(len(rows)), tally, name, fix)
+        imported = together(rows, [None], None, origin)
+    else:
+        records = READERS[origin](lines, name, tally)
+        _need_some(bool(records), tally, name, fix)
+        imported = flows(records, origin, decided=origin not in EVENTS)
+    return Reading(origin, imported, tally.lines, tuple(tally.notes(name)))
 
 
 def read_own(lines: Iterable[bytes], name: str) -> tuple[list[Flow], int, tuple[str, ...]]:

@@ -38,7 +38,7 @@ FIELDS = fields(
 _HISTORY = {"S": 0x02 | FLAG_SYN_ONLY, "H": 0x12 | FLAG_SYN_ACK, "A": 0x10, "F": 0x01, "R": 0x04}
 """TCP flags by letter of `history`; capitals are the originator's."""
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
-_WHOLE = "id.orig_h", "id.resp_h", "proto"
+WHOLE = "id.orig_h", "id.resp_h", "proto"
 
 
 def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
@@ -47,7 +47,7 @@ def read(lines: Iterable[bytes], name: str, tally: Tally) -> list[Record]:
     first = next((line for _, line in numbered if line.strip() and not line.startswith(b"###")), b"")
     if first.lstrip().startswith(b"{"):
         return taken(objects(chain((first,), (line for _, line in numbered)), tally), _json, tally)
-    return taken(_rows(chain(((1, first),), numbered), name), decode, tally)
+    return taken(rows(chain(((1, first),), numbered), name), decode, tally)
 
 
 def _json(item: dict[str, Any], tally: Tally) -> Iterable[Record]:
@@ -75,10 +75,10 @@ def _path(item: dict[str, Any]) -> str:
     if _OWN & item.keys() or not set(item) - FIELDS:
         return "conn"
     named = (name for name, signs in _OTHERS.items() if signs & item.keys())
-    return next(named, "conn" if set(_WHOLE) <= set(item) else "another")
+    return next(named, "conn" if set(WHOLE) <= set(item) else "another")
 
 
-def _rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, dict[str, str] | str]]:
+def rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, dict[str, str] | str]]:
     """Each line by the names of `#fields`. Unset fields are left out."""
     separator, unset = "\t", "-"
     names: list[str] = []
@@ -92,10 +92,10 @@ def _rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, 
             names = value.split(separator) if key == "#fields" else names
             if key == "#path" and not value.startswith("conn"):
                 raise Problem("holds no flows", f"{name}: a {value}.log", "give Zeek's conn.log")
-        elif text and not names and set(_WHOLE) <= set(text.split(separator)):
+        elif text and not names and set(WHOLE) <= set(text.split(separator)):
             names = text.split(separator)  # without `#fields`, as `zeek-cut -m` prints them
         elif text:
-            if not set(_WHOLE) <= set(names):
+            if not set(WHOLE) <= set(names):
                 fix = "give a conn.log as Zeek wrote it, with its #fields line"
                 raise Problem(
                     "no line names the fields id.orig_h, id.resp_h and proto", f"{name}: line {number_}", fix
@@ -115,7 +115,7 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
     if isinstance(item, str):
         raise Broken(item)
     unknown(item, FIELDS, tally)
-    for field in _WHOLE:
+    for field in WHOLE:
         if field not in item:
             raise Broken(f"{field} is not told")
     source, destination = address(item["id.orig_h"], "id.orig_h"), address(item["id.resp_h"], "id.resp_h")
@@ -126,8 +126,6 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
         ports = 0, max(ports[0], 0) << 8 & 0xFF00 | _code(kind, *ports)
     first = moment(item.get("ts"), "ts")
     took = moment(item["duration"], "duration") if "duration" in item else 0
-    history = str(item.get("history", ""))
-    flags, back = (_flags(history, kind, upper) for upper in (True, False))
     record = Record(
         source=End(source, ports[0]),
         destination=End(destination, ports[1]),
@@ -137,12 +135,19 @@ def decode(item: dict[str, Any] | str, tally: Tally) -> Iterable[Record]:
         both=True,
         packets=number(item.get("orig_pkts"), "orig_pkts"),
         octets=number(item.get("orig_ip_bytes"), "orig_ip_bytes"),
-        flags=flags,
         back_packets=number(item.get("resp_pkts"), "resp_pkts"),
         back_octets=number(item.get("resp_ip_bytes"), "resp_ip_bytes"),
-        back_flags=back,
     )
-    return [_opened(record, history) if history else _by_state(record, str(item.get("conn_state", "")))]
+    return [judged(record, item)]
+
+
+def judged(record: Record, item: dict[str, Any]) -> Record:
+    """With flags and who opened it, by `history`, or where none was kept by `conn_state`."""
+    history = str(item.get("history", ""))
+    if not history:
+        return _by_state(record, str(item.get("conn_state", "")))
+    flags, back = (_flags(history, record.protocol, upper) for upper in (True, False))
+    return _opened(record._replace(flags=flags, back_flags=back), history)
 
 
 _SHOOK = ("S0", "S1", "S2", "S3", "SF", "REJ", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR")
