@@ -19,7 +19,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ringfence.server.access import AGENT, Forbidden
+from ringfence.server.access import AGENT, Forbidden, Needs
 from ringfence.server.enrolment import Enrolment, Who
 from ringfence.wire.enrolment import MACHINE_HEADER
 
@@ -56,16 +56,16 @@ class Protocol(H11Protocol):
 
 
 def agent_guard(enrolment: Enrolment) -> Callable[[ASGIConnection, BaseRouteHandler], None]:  # type: ignore[type-arg]
-    """The one check of every route here. `roles=()` is for those who have no certificate yet."""
+    """The one check of every route here. `FREE` is for those who have no certificate yet."""
 
     def check(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # type: ignore[type-arg]
-        roles = handler.opt.get("roles", ())
-        if not roles:
+        needs: Needs = handler.opt.get("needs", Needs())
+        if needs.free:
             return
         scope: Any = connection.scope
         machine = connection.headers.get(MACHINE_HEADER)
         scope[WHO] = enrolment.admit(scope.get(SERIAL), machine, scope.get(CONNECTION, 0))
-        if AGENT not in roles:
+        if AGENT not in needs.machines:
             raise Forbidden
 
     return check

@@ -5,7 +5,7 @@ Everything stays in columns until the rows that an answer shows are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +27,8 @@ from ringfence.store.hops import COUNTERS, Hop
 from ringfence.store.queries import FlowsAnswer, Queries
 
 I64 = NDArray[np.int64]
+Eyes = Callable[[Sequence[Endpoint]], NDArray[np.bool_]] | None
+"""Which endpoints who asks may see (`server.sight`); None is all."""
 AROUND = 180_000_000_000
 """Nanoseconds around a flow in which the other legs of its connection lie, or begin to."""
 
@@ -41,6 +43,8 @@ class Linked(NamedTuple):
     categories: Sequence[str]
     placements: Sequence[str | None]
     stored: FlowsAnswer
+    shown: NDArray[np.bool_] | None = None
+    """Flows that who asks may see; None is all of them."""
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -73,25 +77,28 @@ class Answers:
     def __init__(self, queries: Queries, book: Book) -> None:
         self._queries, self._book = queries, book
 
-    def linked(self, since: int, until: int) -> Iterator[Linked]:
-        """Every cluster's flows of [since, until)."""
+    def linked(self, since: int, until: int, eyes: Eyes = None) -> Iterator[Linked]:
+        """Every cluster's flows of [since, until); `shown` are those of connections that `eyes` see an end of."""
         clusters = self._queries.windows(since, until)["cluster"].unique().to_pylist()
         for cluster in sorted(clusters):
-            yield self._linked(cluster, since, until)
+            part = self._linked(cluster, since, until)
+            yield part if eyes is None else part._replace(shown=seen(part, eyes))
 
-    def flows(self, since: int, until: int, wanted: Filter, limit: int) -> list[Flow]:
+    def flows(self, since: int, until: int, wanted: Filter, limit: int, eyes: Eyes = None) -> list[Flow]:
         """Flows of matching connections, newest first, at most `limit`."""
         found: list[Flow] = []
-        for part in self.linked(since, until):
+        for part in self.linked(since, until, eyes):
             rows = np.flatnonzero(matching(part, wanted))
             rows = rows[np.argsort(-part.flows["first"][rows], kind="stable")][:limit]
             found += show(part, rows)
         return sorted(found, key=lambda flow: flow.start or "", reverse=True)[:limit]
 
-    def conversations(self, since: int, until: int, wanted: Filter, limit: int) -> list[Flow]:
+    def conversations(
+        self, since: int, until: int, wanted: Filter, limit: int, eyes: Eyes = None
+    ) -> list[Flow]:
         """Legs of matching connections with the consumers' ports folded away, newest first, at most `limit`."""
         found: list[Flow] = []
-        for part in self.linked(since, until):
+        for part in self.linked(since, until, eyes):
             rows = np.flatnonzero(matching(part, wanted))
             legs = _within(part.legs, rows, len(part.flows))
             flows = part.flows[rows]
@@ -100,10 +107,12 @@ class Answers:
             found += _show_folded(part, made, rows, limit)
         return sorted(found, key=lambda flow: flow.start or "", reverse=True)[:limit]
 
-    def connections(self, since: int, until: int, wanted: Filter, limit: int) -> list[Connection]:
+    def connections(
+        self, since: int, until: int, wanted: Filter, limit: int, eyes: Eyes = None
+    ) -> list[Connection]:
         """Matching connections with all their legs, newest first, at most `limit`."""
         found: list[Connection] = []
-        for part in self.linked(since, until):
+        for part in self.linked(since, until, eyes):
             openers = np.flatnonzero(
                 matching(part, wanted) & (part.legs.opener == np.arange(len(part.flows)))
             )
@@ -111,7 +120,7 @@ class Answers:
             found += _connections(part, openers)
         return sorted(found, key=lambda each: each.legs[0].start or "", reverse=True)[:limit]
 
-    def whole(self, since: int, until: int, flow: int) -> Connection | None:
+    def whole(self, since: int, until: int, flow: int, eyes: Eyes = None) -> Connection | None:
         """The connection that a flow's or its own id names, with what each tap counted of each leg.
 
         Only the time around it is linked, and again further while one of its legs goes on beyond. The id of a leg that
@@ -120,17 +129,17 @@ class Answers:
         known = {flow}
         while extent := self._queries.extent(since, until, sorted(known)):
             near = max(since, extent[0] - AROUND), min(until, extent[1] + AROUND)
-            found = self._whole(*near, flow)
+            found = self._whole(*near, flow, eyes)
             if found is None:
                 break
             legs = {int(leg.flow_id, 16) for leg in found.legs}
             if legs <= known:
                 return found
             known |= legs
-        return self._whole(since, until, flow)
+        return self._whole(since, until, flow, eyes)
 
-    def _whole(self, since: int, until: int, flow: int) -> Connection | None:
-        for part in self.linked(since, until):
+    def _whole(self, since: int, until: int, flow: int, eyes: Eyes) -> Connection | None:
+        for part in self.linked(since, until, eyes):
             rows = np.flatnonzero(matching(part, Filter(flow=flow)))
             if len(rows):
                 (found,) = _connections(part, np.unique(part.legs.opener[rows])[:1])
@@ -139,18 +148,21 @@ class Answers:
                 return msgspec.structs.replace(found, legs=tuple(_with_hops(leg, hops) for leg in found.legs))
         return None
 
-    def edges(self, since: int, until: int, wanted: Filter, cluster: str | None = None) -> list[Edge]:
+    def edges(
+        self, since: int, until: int, wanted: Filter, cluster: str | None = None, eyes: Eyes = None
+    ) -> list[Edge]:
         """Who talked to whom, on what."""
         found: list[Edge] = []
-        for part in self.linked(since, until):
+        for part in self.linked(since, until, eyes):
             if cluster in (None, part.cluster):
+                rows = np.arange(len(part.flows)) if part.shown is None else np.flatnonzero(part.shown)
                 made = edges(
-                    part.flows,
-                    part.legs,
-                    part.ends.consumer,
-                    part.ends.provider,
+                    part.flows[rows],
+                    _within(part.legs, rows, len(part.flows)),
+                    part.ends.consumer[rows],
+                    part.ends.provider[rows],
                     part.ends.endpoints,
-                    part.categories,
+                    [part.categories[row] for row in rows.tolist()],
                 )
                 found += [edge for edge in made if _touches(edge, wanted)]
         return found
@@ -198,8 +210,8 @@ class Answers:
 
 
 def matching(part: Linked, wanted: Filter) -> NDArray[np.bool_]:
-    """Rows whose connection matches."""
-    rows = np.ones(len(part.flows), np.bool_)
+    """Rows whose connection matches, of those that are shown."""
+    rows = np.ones(len(part.flows), np.bool_) if part.shown is None else part.shown.copy()
     if wanted.connection is not None:
         rows &= part.legs.connection == np.uint64(wanted.connection)
     if wanted.flow is not None:
@@ -216,6 +228,15 @@ def matching(part: Linked, wanted: Filter) -> NDArray[np.bool_]:
             hit = has[part.ends.consumer] | has[part.ends.provider]
             rows &= np.isin(part.legs.opener, part.legs.opener[hit])
     return rows
+
+
+def seen(part: Linked, eyes: Callable[[Sequence[Endpoint]], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Rows of connections of which any end of any leg is seen: a connection is shown whole or not at all."""
+    consumer, provider = part.ends.consumer, part.ends.provider
+    used = np.unique(np.concatenate((consumer, provider)))
+    known = np.zeros(len(part.ends.endpoints), np.bool_)
+    known[used] = eyes([part.ends.endpoints[number] for number in used.tolist()])
+    return np.isin(part.legs.opener, part.legs.opener[known[consumer] | known[provider]])
 
 
 def show(part: Linked, rows: I64) -> list[Flow]:

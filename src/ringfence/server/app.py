@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.config import OpenAPIConfig
@@ -30,24 +30,29 @@ from ringfence.model.problems import Problem
 from ringfence.server import listeners
 from ringfence.server.access import (
     FORBIDDEN,
+    NO_RIGHT,
+    PEOPLE,
     SIGN_IN,
     Forbidden,
-    Refusal,
     Tokens,
     Unauthorized,
     guard,
+    rights_of,
     write_private,
 )
+from ringfence.server.accounts import Wrong
 from ringfence.server.agents import AgentsListener, agent_guard, names_of
 from ringfence.server.authority import Authority
 from ringfence.server.book import Book
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.garbage import spare
 from ringfence.server.ingest import Ingest, Later
-from ringfence.server.refusals import NotFound, in_json
+from ringfence.server.passwords import Patience
+from ringfence.server.refusals import NotFound, Refusal, in_json
 from ringfence.server.retention import Retention
 from ringfence.server.review import TokenReviewer, access_of, publish
 from ringfence.server.routes import (
+    accounts,
     capture,
     cluster,
     enrol,
@@ -60,6 +65,7 @@ from ringfence.server.routes import (
     scopes,
 )
 from ringfence.server.service import Service
+from ringfence.server.trail import Trail, trailing
 from ringfence.store.catalog import Moved
 from ringfence.store.engine import Engine, StoreFailed
 from ringfence.store.facts import Facts
@@ -120,6 +126,21 @@ ROUTES = (
     capture.show,
     capture.end,
     capture.bring,
+    accounts.sign_in,
+    accounts.sign_out,
+    accounts.whoami,
+    accounts.password,
+    accounts.users,
+    accounts.add_user,
+    accounts.set_user,
+    accounts.grants,
+    accounts.grant,
+    accounts.take,
+    accounts.tokens,
+    accounts.make_token,
+    accounts.revoke,
+    accounts.audit,
+    accounts.verify_audit,
 )
 """Every route of the API (docs/reference/api.md)."""
 
@@ -181,8 +202,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_app(service: Service, tokens: Tokens) -> Litestar:
     """The API over a service that is already started."""
-    schema = OpenAPIConfig("Ringfence", __version__, path="/v1/schema", render_plugins=[SCHEMA])
-    return _app(ROUTES, service, guard(tokens), schema)
+    pages = Router("/v1/schema", route_handlers=[], opt=PEOPLE, include_in_schema=False)
+    schema = OpenAPIConfig("Ringfence", __version__, openapi_router=pages, render_plugins=[SCHEMA])
+    check = guard(tokens, service.accounts, service.sight.tree)
+    return _app(ROUTES, service, check, schema)
 
 
 def make_agents_app(service: Service) -> Litestar:
@@ -196,13 +219,15 @@ def _app(routes: tuple[Any, ...], service: Service, check: Any, schema: OpenAPIC
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "enrolment": Provide(lambda: service.enrolment, sync_to_thread=False),
+            "rights": Provide(rights_of, sync_to_thread=False),
         },
         guards=[check],
+        middleware=[trailing(Trail(service.audit, service.now))] if schema else [],
         before_request=_known_parameters,
         exception_handlers={
             Problem: _problem,
             Unauthorized: lambda _, __: _body(401, SIGN_IN, {"WWW-Authenticate": "Bearer"}),
-            Forbidden: lambda _, __: _body(403, FORBIDDEN),
+            Forbidden: lambda _, error: _body(403, NO_RIGHT if error.person else FORBIDDEN),
             HTTPException: _http,
             Exception: _defect,
         },
@@ -371,7 +396,7 @@ async def _known_parameters(request: Request[Any, Any, Any]) -> None:
     """Refuse parameters that the route does not have: a filter with a typing error must not answer with everything."""
     parameters = request.route_handler.parsed_fn_signature.parameters
     known = {getattr(one.kwarg_definition, "name", None) or name for name, one in parameters.items()}
-    known -= {"service", "enrolment", "data", "request", *request.path_params}
+    known -= {"service", "enrolment", "rights", "data", "request", *request.path_params}
     for name in request.query_params:
         if name not in known:
             fix = f"use {', '.join(sorted(known))}" if known else "give none"
@@ -381,6 +406,10 @@ async def _known_parameters(request: Request[Any, Any, Any]) -> None:
 def _problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     if isinstance(problem, Later | StoreFailed):
         return _body(503, problem, {"Retry-After": "1"})
+    if isinstance(problem, Patience):
+        return _body(429, problem, {"Retry-After": str(problem.seconds)})
+    if isinstance(problem, Wrong):
+        return _body(401, problem, {"WWW-Authenticate": "Bearer"})
     if isinstance(problem, Moved):
         return _body(409, problem)
     if isinstance(problem, Refusal):

@@ -101,6 +101,17 @@ class Book:
         with self._lock:
             return self._inventory.current(cluster, kind, uid)
 
+    def last(self, cluster: str, kind: str, uid: str) -> Object | None:
+        """What an object is, or was last before it was gone."""
+        with self._lock:
+            return _last(self._inventory.cluster(cluster).history(kind, uid))
+
+    def latest(self, cluster: str, kind: str) -> list[Object]:
+        """What every object of a kind is, or was last before it was gone."""
+        with self._lock:
+            every = self._inventory.cluster(cluster).histories(kind).values()
+            return [value for history in every if (value := _last(history)) is not None]
+
     def currents(self, keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, Object]]:
         """(cluster, what it is now) of these objects; those that are gone by now are left out."""
         with self._lock:
@@ -188,3 +199,7 @@ class Book:
             services = Services(self._inventory, cluster, since, until)
             found = services.dialled(provider, flows["protocol"], flows["provider_port"])
         return [services.asked[index].service if index >= 0 else None for index in found.tolist()]
+
+
+def _last(history: Sequence[Span]) -> Object | None:
+    return next((span.value for span in reversed(history) if span.value is not None), None)

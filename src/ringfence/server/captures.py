@@ -14,7 +14,7 @@ import msgspec
 from ringfence.capture.stream.compile import NoCompiler, compiled
 from ringfence.capture.stream.pcapng import ETHERNET
 from ringfence.flows.present import rfc3339
-from ringfence.inventory.filters import parse_any
+from ringfence.inventory.filters import Key, parse_any
 from ringfence.model.objects import Node as NodeObject
 from ringfence.model.objects import Pod
 from ringfence.model.problems import Problem
@@ -24,6 +24,7 @@ from ringfence.server.orders import Book as OrderBook
 from ringfence.server.orders import Node
 from ringfence.server.refusals import NotFound
 from ringfence.server.relay import Relay
+from ringfence.server.sight import View
 from ringfence.wire.orders import FULL, LEAST, SHARED, CaptureOrder, Target
 
 log = logging.getLogger("ringfence.capture")
@@ -65,6 +66,8 @@ class Capture(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     wish: Wish
     relay: Relay
+    keys: frozenset[Key] = frozenset()
+    """The pods and nodes it is of."""
 
 
 class Captures:
@@ -76,10 +79,13 @@ class Captures:
         self._running: dict[str, Capture] = {}
         self._ended: dict[str, Capture] = {}
 
-    def begin(self, wish: Wish, by: str) -> Capture:
-        """Order a capture; somebody must then read its relay. Raises Problem when it cannot be made."""
+    def begin(self, wish: Wish, by: str, view: View | None = None) -> Capture:
+        """Order a capture; somebody must then read its relay. Raises Problem when it cannot be made.
+
+        With a `view`, as if there were nothing else than it shows.
+        """
         _check(wish)
-        targets = self._targets(wish)
+        targets, keys = self._targets(wish, view)
         for where in targets:
             if not self._orders.hears(*where):
                 fix = "see that it runs and reaches the server (`ringfence enrol list`)"
@@ -90,7 +96,7 @@ class Captures:
         relay = Relay(
             tuple(targets), wish.packets, wish.octets, comment, lambda: self._end(id_, tuple(targets))
         )
-        made = Capture(id_, by, self._clock(), names, wish, relay)
+        made = Capture(id_, by, self._clock(), names, wish, relay, keys)
         with self._lock:
             if len(self._running) >= MOST:
                 raise Problem(f"{MOST} captures run already", "the server", "end one of them")
@@ -122,25 +128,27 @@ class Captures:
         if known is not None:
             log.warning("capture %s by %s ended: %d packets", made.id, made.by, made.relay.packets)
 
-    def one(self, id_: str) -> Capture:
-        """A capture that runs. Raises NotFound."""
+    def one(self, id_: str, view: View | None = None) -> Capture:
+        """A capture that runs. Raises NotFound, also for one of what a view does not show."""
         with self._lock:
             found = self._running.get(id_)
-        if found is None:
+        if found is None or not _shows(view, found):
             raise NotFound(f"no capture `{id_[:40]}` runs", "the path", "see /v1/captures")
         return found
 
-    def listed(self) -> list[dict[str, Any]]:
-        """What runs, oldest first."""
+    def listed(self, view: View | None = None) -> list[dict[str, Any]]:
+        """What runs, oldest first, of what a view shows."""
         with self._lock:
             running = sorted(self._running.values(), key=lambda each: each.began)
-        return [_row(each, True) for each in running]
+        return [_row(each, True) for each in running if _shows(view, each)]
 
-    def shown(self, id_: str) -> dict[str, Any]:
+    def shown(self, id_: str, view: View | None = None) -> dict[str, Any]:
         """One that runs, or ended lately. Raises NotFound."""
         with self._lock:
             ended = self._ended.get(id_)
-        return _row(ended, False) if ended is not None else _row(self.one(id_), True)
+        if ended is not None and _shows(view, ended):
+            return _row(ended, False)
+        return _row(self.one(id_, view), True)
 
     def close(self) -> None:
         """The server ends: let all end."""
@@ -153,31 +161,35 @@ class Captures:
         for node in nodes:
             self._orders.end(node, id_)
 
-    def _targets(self, wish: Wish) -> dict[Node, list[Target]]:
-        """By node, what to capture there. Raises Problem."""
+    def _targets(self, wish: Wish, view: View | None) -> tuple[dict[Node, list[Target]], frozenset[Key]]:
+        """By node, what to capture there; and the objects that is. Raises Problem."""
         found: dict[Node, list[Target]] = {}
-        for cluster, pod in self._pods(wish):
+        keys: set[Key] = set()
+        for cluster, pod in self._pods(wish, view):
             name = f"{pod.namespace}/{pod.name}"
             if pod.node is None or pod.phase in ("Succeeded", "Failed"):
                 raise Problem("this pod does not run", name, "name a pod that runs")
             uid = dict(pod.annotations).get(MIRROR, pod.uid)
             target = Target(name, note=SHARED) if pod.host_network else Target(name, uid, f"pod {uid}")
             found.setdefault((cluster, pod.node), []).append(target)
+            keys.add((cluster, "Pod", pod.uid))
         for name in wish.nodes:
-            found.setdefault((self._cluster_of(wish, name), name), []).append(Target(name, note="the node"))
+            cluster, uid = self._node_of(wish, name, view)
+            found.setdefault((cluster, name), []).append(Target(name, note="the node"))
+            keys.add((cluster, "Node", uid))
         count = sum(map(len, found.values()))
         if count > MOST_TARGETS:
             raise Problem(f"{count} pods and nodes at once", "the capture", f"capture {MOST_TARGETS} at most")
-        return found
+        return found, frozenset(keys)
 
-    def _pods(self, wish: Wish) -> list[tuple[str, Pod]]:
+    def _pods(self, wish: Wish, view: View | None) -> list[tuple[str, Pod]]:
         clusters = (wish.cluster,) if wish.cluster is not None else self._book.clusters()
         now = self._clock()
         every = [
             (cluster, one)
             for cluster in clusters
             for one in self._book.objects(cluster, now, "Pod")
-            if isinstance(one, Pod)
+            if isinstance(one, Pod) and (view is None or view.shows(cluster, one))
         ]
         found = {
             (cluster, one.uid): (cluster, one) for name in wish.pods for cluster, one in _named(every, name)
@@ -200,18 +212,22 @@ class Captures:
             selection = population.select(read)
             return frozenset(selection.keys())
 
-    def _cluster_of(self, wish: Wish, node: str) -> str:
+    def _node_of(self, wish: Wish, node: str, view: View | None) -> tuple[str, str]:
+        """(cluster, UID) of the one node of a name."""
         clusters = (wish.cluster,) if wish.cluster is not None else self._book.clusters()
         now = self._clock()
         found = [
-            cluster
+            (cluster, one.uid)
             for cluster in clusters
-            if any(
-                isinstance(one, NodeObject) and one.name == node
-                for one in self._book.objects(cluster, now, "Node")
-            )
+            for one in self._book.objects(cluster, now, "Node")
+            if isinstance(one, NodeObject) and one.name == node and (view is None or view.shows(cluster, one))
         ]
-        return _only(found, f"node {node}", found)
+        return _only(found, f"node {node}", [cluster for cluster, _ in found])
+
+
+def _shows(view: View | None, one: Capture) -> bool:
+    """Whether a view shows everything that a capture is of."""
+    return view is None or one.keys <= view.keys
 
 
 def _row(one: Capture, running: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringfence.flows.present import rfc3339
 from ringfence.server.resolve import AgentState
+from ringfence.server.sight import View
 from ringfence.store.queries import Queries
 
 I64 = NDArray[np.int64]
@@ -104,6 +105,23 @@ def completeness(
     if not nodes:
         reasons = ("no agent closed a window in this time",)
     return Completeness(rfc3339(since), rfc3339(until), not reasons, _ratio(closed, expected), nodes, reasons)
+
+
+def narrowed(found: Completeness, shown: Callable[[str, str], bool]) -> Completeness:
+    """What somebody may see of it: nodes that are shown, and of the others only whether anything is missing there.
+
+    `complete` and `ratio` stay those of all nodes: who sees a part must still know whether it can be relied on.
+    """
+    nodes = tuple(node for node in found.nodes if shown(node.cluster, node.node))
+    reasons = tuple(f"{node.node}: {reason}" for node in nodes for reason in node.reasons)
+    if len(reasons) < len(found.reasons):
+        reasons = (*reasons, "nodes that you may not see, or all of them, are not complete")
+    return msgspec.structs.replace(found, nodes=nodes, reasons=reasons)
+
+
+def node_shown(view: View | None) -> Callable[[str, str], bool]:
+    """Whether a node of a cluster, by name, is one that somebody sees."""
+    return (lambda *_: True) if view is None else (lambda *node: node in view.nodes)
 
 
 def _node(

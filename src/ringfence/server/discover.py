@@ -9,10 +9,12 @@ import msgspec
 from ringfence.compiler.networkpolicy import documents
 from ringfence.discovery.facts import facts_of
 from ringfence.discovery.propose import discover
-from ringfence.model.policies import Unresolved
+from ringfence.inventory.inventory import EVERYWHERE
+from ringfence.model.policies import Discovery, Unresolved
 from ringfence.model.problems import Problem
-from ringfence.server.answers import Answers, Filter
+from ringfence.server.answers import Answers, Eyes, Filter
 from ringfence.server.book import Book
+from ringfence.server.sight import View
 
 
 class ProposedPolicy(msgspec.Struct, frozen=True):
@@ -38,15 +40,29 @@ class Proposed(msgspec.Struct, frozen=True):
 
 
 def propose(
-    answers: Answers, book: Book, since: int, until: int, cluster: str | None, namespace: str | None
+    answers: Answers,
+    book: Book,
+    since: int,
+    until: int,
+    cluster: str | None,
+    namespace: str | None,
+    eyes: Eyes = None,
+    view: View | None = None,
 ) -> Proposed:
-    """Policies from the flows of [since, until). Raises Problem when several clusters could be meant."""
-    cluster = cluster or _only(book.clusters())
-    edges = answers.edges(since, until, Filter(), cluster)
+    """Policies from the flows of [since, until). Raises Problem when several clusters could be meant.
+
+    With a `view` only those of workloads that are seen whole: of a part of its pods, traffic says too little. The
+    inventory is used whole all the same, because a selector must not reach a pod that is not seen.
+    """
+    known = book.clusters() if view is None else tuple(sorted(view.clusters - {EVERYWHERE}))
+    cluster = cluster or _only(known)
+    edges = answers.edges(since, until, Filter(), cluster, eyes)
     objects = book.objects(cluster, until) if cluster else ()
     addresses = book.node_addresses(cluster, until) if cluster else {}
     facts = facts_of(objects, addresses)
     found = discover(edges, facts, namespaces=[namespace] if namespace else None, cluster=cluster)
+    if view is not None:
+        found = _narrowed(found, cluster or "", view)
     proposals = {(p.namespace, p.workloads): p for p in found.proposals}
     policies = []
     for document in documents(found):
@@ -65,6 +81,19 @@ def propose(
             )
         )
     return Proposed(cluster, tuple(policies), found.unresolved, found.notes)
+
+
+def _narrowed(found: Discovery, cluster: str, view: View) -> Discovery:
+    """What is said of workloads that are seen whole; notes, which may name any, are left out."""
+
+    def whole(namespace: str | None, workloads: tuple[str | None, ...]) -> bool:
+        return all((cluster, namespace, each) in view.whole_workloads for each in workloads)
+
+    return Discovery(
+        found.cluster,
+        tuple(one for one in found.proposals if whole(one.namespace, one.workloads)),
+        tuple(one for one in found.unresolved if whole(one.namespace, (one.workload,))),
+    )
 
 
 def _only(clusters: tuple[str, ...]) -> str | None:

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import msgspec
 
 from ringfence.model.problems import Problem
-from ringfence.server.access import Refusal
 from ringfence.server.authority import Authority, key_digest, pem_of, serial_of
 from ringfence.server.clones import Life
+from ringfence.server.refusals import Refusal
 from ringfence.store.facts import token_digest
 from ringfence.store.identities import Certificate, Identities, Offer
 from ringfence.wire.checks import MAX_NAME

@@ -15,6 +15,10 @@ class NotFound(Problem):
     """A Problem that is shown as 404."""
 
 
+class Refusal(Problem):
+    """Somebody who may not, with the reason: 403."""
+
+
 class Conflicting(Moved):
     """A scope tree that leaves endpoints in two unordered siblings; shown as 409 with all of them."""
 

@@ -16,8 +16,8 @@ import msgspec
 
 from ringfence.kube.access import Access, credentials, from_kubeconfig, in_cluster, tls
 from ringfence.model.problems import Problem
-from ringfence.server.access import Refusal
 from ringfence.server.enrolment import ASK
+from ringfence.server.refusals import Refusal
 from ringfence.wire.enrolment import AUDIENCE
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ringfence.flows.present import rfc3339
-from ringfence.inventory.filters import Population
+from ringfence.inventory.filters import Key, Population
 from ringfence.inventory.members import Member, called, member, sample
 from ringfence.inventory.scope_designs import per_namespace, single
 from ringfence.inventory.scopes import Scope, Tree, make_tree
@@ -174,11 +174,14 @@ class Scopes:
             found = sample(population, rows.tolist(), limit)
         return found.count, list(found.first)
 
-    def paths(self, name: str) -> list[PathRow]:
-        """The deciding paths of the endpoints that go by a name, in the committed tree. Raises NotFound."""
+    def paths(self, name: str, only: frozenset[Key] | None = None) -> list[PathRow]:
+        """The deciding paths of the endpoints that go by a name, in the committed tree. Raises NotFound.
+
+        `only`: as if there were no others.
+        """
         tree = self.committed().tree
         with self._catalog.population() as population:
-            keys = called(population, name)
+            keys = [key for key in called(population, name) if only is None or key in only]
             if not keys:
                 raise NotFound(f"no endpoint `{name[:60]}`", "name", "see `ringfence inventory list`")
             found = [(member(population, key), deciding_path(tree, population, key)) for key in keys]
@@ -209,6 +212,30 @@ class Scopes:
         note = saved.note if isinstance(saved, SavedTree) else ""
         at = rfc3339(saved.at) if saved.at else None
         return TreeBody(version, revision, at, saved.by, note, rows_of(standing), clashes, draft)
+
+
+def narrowed(body: TreeBody, tops: tuple[str, ...]) -> TreeBody:
+    """The tree as somebody sees it who may read these scopes and what is below them: as if nothing stood above.
+
+    How many endpoints of the parent a top's filter cannot judge is left out, and so are notes and the draft.
+    """
+    shown: dict[str, ScopeRow] = {}
+    for row in body.scopes:
+        if row.name in tops:
+            shown[row.name] = msgspec.structs.replace(row, depth=0, parent=None, errors=0)
+        elif row.parent in shown:
+            shown[row.name] = msgspec.structs.replace(row, depth=shown[row.parent].depth + 1)
+    conflicts = tuple(one for one in body.conflicts if one.parent in shown)
+    return msgspec.structs.replace(
+        body, scopes=tuple(shown.values()), conflicts=conflicts, note="", by="", draft=None
+    )
+
+
+def shortened(row: PathRow, readable: Callable[[str], bool]) -> PathRow:
+    """A path without the scopes that somebody may not read."""
+    return msgspec.structs.replace(
+        row, path=tuple(filter(readable, row.path)), undecided=tuple(filter(readable, row.undecided))
+    )
 
 
 def _places(population: Population) -> list[tuple[str, str]]:

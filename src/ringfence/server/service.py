@@ -10,11 +10,12 @@ import msgspec
 
 from ringfence.inventory.inventory import decode_value
 from ringfence.model.objects import Change, Node
+from ringfence.server.accounts import Accounts
 from ringfence.server.answers import Answers
 from ringfence.server.book import Book
 from ringfence.server.captures import Captures
 from ringfence.server.catalog import Catalog
-from ringfence.server.completeness import Completeness, completeness
+from ringfence.server.completeness import Completeness, completeness, narrowed, node_shown
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.externals import Externals
 from ringfence.server.ingest import Ingest
@@ -24,7 +25,10 @@ from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
 from ringfence.server.scopes import Scopes
 from ringfence.server.settle import Settler
+from ringfence.server.sight import Sight, View
 from ringfence.server.times import moment, span
+from ringfence.store.accounts import AccountStore
+from ringfence.store.audit import AuditStore
 from ringfence.store.catalog import CatalogStore
 from ringfence.store.facts import Facts
 from ringfence.store.queries import Queries
@@ -84,6 +88,10 @@ class Service:
         self.orders = OrderBook(facts, clock, resolver(book, self.catalog))
         self.captures = Captures(book, self.catalog, self.orders, clock)
         self.orders.start()
+        self.sight = Sight(store, book, self.catalog)
+        self.accounts = Accounts(AccountStore(facts.engine), clock, self.sight.tree)
+        self.accounts.start()
+        self.audit = AuditStore(facts.engine)
         self.settler.start()
 
     def release(self) -> None:
@@ -107,9 +115,9 @@ class Service:
         """Every agent's last word, by (cluster, node)."""
         return {key: msgspec.json.decode(text, type=AgentState) for key, text in self._facts.agents().items()}
 
-    def clusters(self, only: str | None = None) -> tuple[str, ...]:
-        """Clusters with any fact, or one of them. Raises NotFound for one that nobody told of."""
-        known = self.book.clusters()
+    def clusters(self, only: str | None = None, view: View | None = None) -> tuple[str, ...]:
+        """Clusters with any fact, or with any that a view shows; or one of them. Raises NotFound."""
+        known = tuple(one for one in self.book.clusters() if view is None or one in view.clusters)
         if only is not None and only not in known:
             raise NotFound(f"no cluster `{only[:60]}`", "cluster", f"known: {', '.join(known) or 'none yet'}")
         return known if only is None else (only,)
@@ -133,15 +141,16 @@ class Service:
         """The last checkpoint of a cluster's connector."""
         return self._facts.checkpoint(cluster)
 
-    def completeness(self, since: int, until: int) -> Completeness:
-        """How complete a time is."""
+    def completeness(self, since: int, until: int, view: View | None = None) -> Completeness:
+        """How complete a time is, as far as a view shows."""
 
         def nodes_of(cluster: str) -> frozenset[str]:
             return frozenset(
                 node.name for node in self.book.objects(cluster, until, "Node") if isinstance(node, Node)
             )
 
-        return completeness(self._queries, self.agents(), since, until, self._clock(), nodes_of)
+        found = completeness(self._queries, self.agents(), since, until, self._clock(), nodes_of)
+        return found if view is None else narrowed(found, node_shown(view))
 
     def span(self, since: str | None, until: str | None) -> tuple[int, int]:
         """[since, until) in UTC nanoseconds."""

@@ -99,6 +99,10 @@ class CatalogStore:
             rows = connection.execute(sa.select(SCOPES).order_by(SCOPES.c.version.desc()))
             return [_saved(row) for row in rows]
 
+    def last(self) -> int:
+        """The version of the last committed tree; 0 before the first."""
+        return self._last()
+
     def committed(self, version: int | None = None) -> SavedTree | None:
         """The last committed tree, or that of a version; None where there is no such version."""
         if version == 0:

@@ -104,6 +104,60 @@ DRAFTS = sa.Table(
     sqlite_autoincrement=True,
 )
 
+USERS = sa.Table(
+    "users",
+    META,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text),
+    sa.Column("made", sa.BigInteger, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+)
+"""`hash` is Argon2id with its parameters and salt; none for a service account, which signs in by token alone."""
+
+GRANTS = sa.Table(
+    "grants",
+    META,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("user", "scope")),
+    sa.Column("ability", sa.Integer, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+)
+
+CREDENTIALS = sa.Table(
+    "credentials",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.LargeBinary, unique=True, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("user", "name")),
+    sa.Column("grants", sa.LargeBinary),
+    sa.Column("made", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger),
+    sa.Column("ended", sa.BigInteger),
+    sa.Column("by", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Sessions (`name` empty) and API tokens: the SHA-256 of each, never the secret."""
+
+AUDIT = sa.Table(
+    "audit",
+    META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("by", "what", "target", "outcome", "details")),
+    *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("previous", "hash")),
+)
+"""What people did; each entry's hash covers the one before. Rows are only added: triggers refuse the rest."""
+
+for _what in ("UPDATE", "DELETE"):
+    sa.event.listen(
+        AUDIT,
+        "after_create",
+        sa.DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER IF NOT EXISTS audit_no_{_what.lower()} BEFORE {_what} ON audit "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+        ),
+    )
+
 CERTIFICATES = sa.Table(
     "certificates",
     META,

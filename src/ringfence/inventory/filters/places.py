@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,12 @@ class Places:
     def code(self, place: int) -> int:
         """The code of one place's labels."""
         return int(self._at[place]) if place < len(self._at) else ABSENT
+
+    def told(self) -> Iterator[tuple[Place, str, Labels]]:
+        """(place, UID, labels) of everything that was told and is not gone."""
+        for place, by_uid in self._told.items():
+            for uid, labels in by_uid.items():
+                yield place, uid, labels
 
     def put(self, cluster: str, name: str, uid: str, labels: Labels) -> list[int]:
         """Say what a place's labels are. Answers the places whose labels are others now."""

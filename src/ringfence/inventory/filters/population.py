@@ -123,6 +123,13 @@ class Population:
             row, changed = self._put(cluster, value)
         return Touched(row, changed, tuple(namespaces), tuple(nodes))
 
+    def lend(self, cluster: str, value: Namespace | Node) -> None:
+        """Say what labels a place lends to the rows in it, without making it a row."""
+        if isinstance(value, Namespace):
+            self._reached(self.namespaces.put(cluster, value.name, value.uid, value.labels), ())
+        else:
+            self._reached((), self.nodes.put(cluster, value.name, value.uid, value.labels))
+
     def drop(self, cluster: str, kind: str, uid: str) -> Touched:
         """Say that an object is gone; one that is not here is passed over."""
         namespaces = self.namespaces.drop(cluster, uid) if kind == "Namespace" else []
@@ -159,6 +166,10 @@ class Population:
     def name(self, row: int) -> Key | None:
         """Whose row it is."""
         return self._names[row]
+
+    def value(self, row: int) -> Row | None:
+        """The object of a row; None for one let go."""
+        return self._values[row]
 
     def row_codes(self, row: int) -> list[int]:
         """The codes of a row, one for each field; places' labels are followed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from ringfence.capture.stream.pcapng import Damage
-from ringfence.server.access import AGENT, Refusal
+from ringfence.server.access import AGENT, again, machines, note, somewhere
 from ringfence.server.captures import Capture, Wish
+from ringfence.server.refusals import Refusal
+from ringfence.server.rights import EXECUTE, READ, Rights
 from ringfence.server.routes.filters import by
 from ringfence.server.routes.orders import CHECK, Cluster, NodeName, of_node, still
 from ringfence.server.service import Service
@@ -23,16 +26,44 @@ CaptureId = Annotated[str, PathParameter(description="id of a capture")]
 ID_HEADER = "X-Ringfence-Capture"
 
 
-@post("/v1/captures", status_code=200)
-async def begin(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> Stream:  # type: ignore[type-arg]
+@post("/v1/captures", opt=somewhere(EXECUTE), status_code=200)
+async def begin(
+    request: Request,  # type: ignore[type-arg]
+    service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
+    data: JSONBody[Wish],
+) -> Stream:
     """Capture packets of pods and nodes: one pcapng file, streamed while it is made, until a limit, `DELETE`, or the
     end of this connection. The header `X-Ringfence-Capture` holds its id."""
-    made = await asyncio.to_thread(service.captures.begin, data, by(request))
+    note(request, pods=data.pods, nodes=data.nodes, where=data.where, filter=data.filter)
+    view = await asyncio.to_thread(service.sight.view, rights, EXECUTE)
+    made = await asyncio.to_thread(service.captures.begin, data, by(request), view)
+    note(request, capture=made.id)
     return Stream(
-        _read(service, made),
+        checked(_read(service, made), _may_go_on(request, service, made), CHECK),
         media_type=STREAM_TYPE,
         headers={ID_HEADER: made.id, "Cache-Control": "no-store"},
     )
+
+
+def _may_go_on(request: Request[Any, Any, Any], service: Service, made: Capture) -> Callable[[], None]:
+    """What ends a capture, and raises Refusal, once whoever reads it may no longer capture all that it is of."""
+    looked = time.monotonic()
+
+    def check() -> None:
+        nonlocal looked
+        try:
+            rights = again(request).rights
+            if time.monotonic() - looked > CHECK:
+                looked = time.monotonic()
+                view = service.sight.view(rights, EXECUTE)
+                if view is not None and not made.keys <= view.keys:
+                    raise Refusal("no longer yours to capture", f"capture {made.id}", "ask an owner")
+        except Refusal:
+            service.captures.over(made)
+            raise
+
+    return check
 
 
 async def _read(service: Service, made: Capture) -> AsyncIterator[bytes]:
@@ -66,26 +97,33 @@ async def checked(
             following.cancel()
 
 
-@get("/v1/captures")
-async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
+@get("/v1/captures", opt=somewhere(READ))
+async def list_(service: NamedDependency[Service], rights: NamedDependency[Rights]) -> dict[str, Any]:
     """Captures that run, with who began them, and notes where an agent could not."""
-    return {"captures": service.captures.listed()}
+    view = await asyncio.to_thread(service.sight.view, rights)
+    return {"captures": service.captures.listed(view)}
 
 
-@get("/v1/captures/{id:str}")
-async def show(service: NamedDependency[Service], id: CaptureId) -> dict[str, Any]:
+@get("/v1/captures/{id:str}", opt=somewhere(READ))
+async def show(
+    service: NamedDependency[Service], rights: NamedDependency[Rights], id: CaptureId
+) -> dict[str, Any]:
     """One capture, also shortly after its end."""
-    return service.captures.shown(id)
+    view = await asyncio.to_thread(service.sight.view, rights)
+    return service.captures.shown(id, view)
 
 
-@delete("/v1/captures/{id:str}", status_code=200)
-async def end(service: NamedDependency[Service], id: CaptureId) -> dict[str, Any]:
+@delete("/v1/captures/{id:str}", opt=somewhere(EXECUTE), status_code=200)
+async def end(
+    service: NamedDependency[Service], rights: NamedDependency[Rights], id: CaptureId
+) -> dict[str, Any]:
     """End a capture: its reader gets what was taken until now, and what was dropped."""
-    service.captures.one(id).relay.stop()
+    view = await asyncio.to_thread(service.sight.view, rights, EXECUTE)
+    service.captures.one(id, view).relay.stop()
     return {"ended": id}
 
 
-@post("/v1/agents/captures/{id:str}", opt={"roles": (AGENT,)}, status_code=200, request_max_body_size=None)
+@post("/v1/agents/captures/{id:str}", opt=machines(AGENT), status_code=200, request_max_body_size=None)
 async def bring(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],

@@ -6,13 +6,15 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, put
+from litestar import Request, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, QueryParameter
 
 from ringfence.inventory.externals_file import Given, check_entries
 from ringfence.model.problems import Problem
+from ringfence.server.access import at_root, note
 from ringfence.server.externals import Difference
+from ringfence.server.rights import READ, WRITE
 from ringfence.server.service import Service
 
 MAX_LIST = 64 << 20
@@ -40,7 +42,7 @@ class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-@get("/v1/externals")
+@get("/v1/externals", opt=at_root(READ))
 async def list_(service: NamedDependency[Service], catalog: ListName = None) -> dict[str, Any]:
     """Every list with its number of entries, or the entries of one."""
     if catalog is None:
@@ -48,13 +50,18 @@ async def list_(service: NamedDependency[Service], catalog: ListName = None) -> 
     return {"catalog": catalog, "entries": await asyncio.to_thread(service.externals.entries, catalog)}
 
 
-@put("/v1/externals", request_max_body_size=MAX_LIST)
-async def replace(service: NamedDependency[Service], data: JSONBody[Upload]) -> Difference:
+@put("/v1/externals", opt=at_root(WRITE), request_max_body_size=MAX_LIST)
+async def replace(
+    request: Request,  # type: ignore[type-arg]
+    service: NamedDependency[Service],
+    data: JSONBody[Upload],
+) -> Difference:
     """Replace a list as a whole; what differs becomes news of that time. With `dry_run` only says what differs."""
+    note(request, catalog=data.catalog, entries=len(data.entries), dry_run=data.dry_run)
     return await asyncio.to_thread(_replaced, service, data)
 
 
-@delete("/v1/externals", status_code=200)
+@delete("/v1/externals", opt=at_root(WRITE), status_code=200)
 async def end(service: NamedDependency[Service], catalog: GivenName, since: From = "now") -> Difference:
     """Let a list end: from then on it has no entry. Its past stays."""
     moment = service.moment(since, "from")

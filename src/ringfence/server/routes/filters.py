@@ -14,12 +14,14 @@ from litestar import Request, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
-from ringfence.inventory.filters import parse_any
+from ringfence.inventory.filters import Filter, parse_any
 from ringfence.inventory.members import SHOWN
-from ringfence.inventory.previews import Previewed
+from ringfence.inventory.previews import Previewed, previewed
 from ringfence.model.problems import Problem
-from ringfence.server.access import signature
+from ringfence.server.access import at_root, note, principal, somewhere
 from ringfence.server.catalog import FilterRow
+from ringfence.server.refusals import NotFound
+from ringfence.server.rights import READ, WRITE, Rights
 from ringfence.server.routes.flows import LIMIT, MOST
 from ringfence.server.service import Service
 
@@ -53,22 +55,22 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def by(request: Request[Any, Any, Any]) -> str:
     """Who asks, for histories."""
-    return signature(request.headers.get("authorization"))
+    return principal(request).name
 
 
-@get("/v1/filters", sync_to_thread=True)
+@get("/v1/filters", opt=at_root(READ), sync_to_thread=True)
 def list_(service: NamedDependency[Service]) -> dict[str, list[FilterRow]]:
     """Every saved filter, with how many endpoints it holds now."""
     return {"filters": service.catalog.saved()}
 
 
-@get("/v1/filters/{name:str}")
+@get("/v1/filters/{name:str}", opt=at_root(READ))
 async def show(service: NamedDependency[Service], name: FilterName) -> dict[str, Any]:
     """One filter: its text, every version, how many it holds, and for whom it is an error and why."""
     return await asyncio.to_thread(_shown, service, name)
 
 
-@put("/v1/filters/{name:str}", request_max_body_size=MAX_BODY)
+@put("/v1/filters/{name:str}", opt=at_root(WRITE), request_max_body_size=MAX_BODY)
 async def save(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -76,18 +78,19 @@ async def save(
     data: JSONBody[Save],
 ) -> FilterRow:
     """Save a filter as a new version. 409 where `base` is not the last one."""
+    note(request, text=data.text)
     given = (name, data.text, data.description, by(request), data.base)
     return await asyncio.to_thread(service.catalog.save, *given)
 
 
-@delete("/v1/filters/{name:str}", status_code=200)
+@delete("/v1/filters/{name:str}", opt=at_root(WRITE), status_code=200)
 async def forget(request: Request, service: NamedDependency[Service], name: FilterName) -> dict[str, Any]:  # type: ignore[type-arg]
     """Delete a filter; its versions stay on record."""
     await asyncio.to_thread(service.catalog.delete, name, by(request))
     return {"deleted": name}
 
 
-@get("/v1/filters/{name:str}/members", sync_to_thread=True)
+@get("/v1/filters/{name:str}/members", opt=at_root(READ), sync_to_thread=True)
 def members(
     service: NamedDependency[Service],
     name: FilterName,
@@ -106,24 +109,43 @@ def members(
     return {"name": name, "text": held.text, "count": held.total, "members": held.first}
 
 
-@post("/v1/filters/preview", status_code=200, sync_to_thread=True, request_max_body_size=MAX_BODY)
-def preview(service: NamedDependency[Service], data: JSONBody[Ask]) -> Previewed:
+@post(
+    "/v1/filters/preview",
+    opt=somewhere(READ, changes=False),
+    status_code=200,
+    sync_to_thread=True,
+    request_max_body_size=MAX_BODY,
+)
+def preview(
+    service: NamedDependency[Service], rights: NamedDependency[Rights], data: JSONBody[Ask]
+) -> Previewed:
     """Who would join and who would leave a filter if its text were this one."""
     if not 1 <= data.limit <= MOST:
         raise Problem(f"limit {data.limit}", "limit", f"use 1 to {MOST}")
     if data.name is None and data.text is None:
         raise Problem("nothing to preview", "name, text", "give a text, a saved filter's name, or both")
+    asked = times(service, data.at, data.known)
+    seen = service.sight.restricted(rights, *asked)
+    if seen is not None:
+        return previewed(seen, None, _own_text(data), data.limit)
     old = service.catalog.filter(data.name) if data.name is not None else None
     new = old if data.text is None else parse_any(data.text)
     assert new is not None
     former = old if data.text is not None else None
-    return service.catalog.preview(former, new, *times(service, data.at, data.known), data.limit)
+    return service.catalog.preview(former, new, *asked, data.limit)
 
 
 def times(service: Service, at: str | None, known: str | None) -> tuple[int | None, int | None]:
     """Both times of a question in UTC nanoseconds; None is now."""
     moment = service.moment(at, "at") if at else None
     return moment, service.moment(known, "known") if known else None
+
+
+def _own_text(data: Ask) -> Filter:
+    """The text to preview for somebody who may not read saved filters. Raises NotFound for a name."""
+    if data.name is not None or data.text is None:
+        raise NotFound(f"no filter `{(data.name or '')[:60]}`", "name", "give a text alone")
+    return parse_any(data.text)
 
 
 def _shown(service: Service, name: str) -> dict[str, Any]:

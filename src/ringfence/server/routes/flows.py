@@ -12,8 +12,10 @@ from litestar.params import PathParameter, QueryParameter
 from ringfence.model.edges import Edge
 from ringfence.model.flows import Flow
 from ringfence.model.problems import Problem
+from ringfence.server.access import somewhere
 from ringfence.server.answers import Connection, Filter
 from ringfence.server.completeness import Completeness
+from ringfence.server.rights import READ, Rights
 from ringfence.server.service import Service
 
 LIMIT = 1000
@@ -54,9 +56,10 @@ class EdgesBody(msgspec.Struct, frozen=True):
     completeness: Completeness
 
 
-@get("/v1/flows", sync_to_thread=True)
+@get("/v1/flows", opt=somewhere(READ), sync_to_thread=True)
 def flows(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     since: Since = None,
     until: Until = None,
     limit: Limit = LIMIT,
@@ -70,12 +73,16 @@ def flows(
     asked = service.span(since, until)
     wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
     answer = service.answers.conversations if fold else service.answers.flows
-    return FlowsBody(answer(*asked, wanted, limit), service.completeness(*asked))
+    return FlowsBody(
+        answer(*asked, wanted, limit, service.sight.eyes(rights)),
+        service.completeness(*asked, service.sight.view(rights)),
+    )
 
 
-@get("/v1/flows/{flow_id:str}", sync_to_thread=True)
+@get("/v1/flows/{flow_id:str}", opt=somewhere(READ), sync_to_thread=True)
 def flow(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     flow_id: Annotated[str, PathParameter(description="a flow's or connection's id")],
     since: Since = "24h",
     until: Until = None,
@@ -83,15 +90,17 @@ def flow(
     """The whole connection that a flow or connection id names, hop by hop, with what each tap counted."""
     asked = service.span(since, until)
     wanted = identifier(flow_id, "flow_id")
-    found = None if wanted is None else service.answers.whole(*asked, wanted)
+    eyes = service.sight.eyes(rights)
+    found = None if wanted is None else service.answers.whole(*asked, wanted, eyes)
     if found is None:
         raise service.not_found(f"no flow {flow_id}", "flow_id", "widen since, or take an id from /v1/flows")
-    return {"connection": found, "completeness": service.completeness(*asked)}
+    return {"connection": found, "completeness": service.completeness(*asked, service.sight.view(rights))}
 
 
-@get("/v1/connections", sync_to_thread=True)
+@get("/v1/connections", opt=somewhere(READ), sync_to_thread=True)
 def connections(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     since: Since = None,
     until: Until = None,
     limit: Limit = LIMIT,
@@ -103,12 +112,14 @@ def connections(
     """Connections end to end: who opened, who served, by which service, and every leg."""
     asked = service.span(since, until)
     wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
-    return ConnectionsBody(service.answers.connections(*asked, wanted, limit), service.completeness(*asked))
+    found = service.answers.connections(*asked, wanted, limit, service.sight.eyes(rights))
+    return ConnectionsBody(found, service.completeness(*asked, service.sight.view(rights)))
 
 
-@get("/v1/edges", sync_to_thread=True)
+@get("/v1/edges", opt=somewhere(READ), sync_to_thread=True)
 def edges(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     since: Since = None,
     until: Until = None,
     cluster: Name = None,
@@ -119,13 +130,19 @@ def edges(
     """The map: one edge per consumer, provider, protocol, port, service and category."""
     asked = service.span(since, until)
     wanted = Filter(namespace, workload, category)
-    return EdgesBody(service.answers.edges(*asked, wanted, cluster), service.completeness(*asked))
+    found = service.answers.edges(*asked, wanted, cluster, service.sight.eyes(rights))
+    return EdgesBody(found, service.completeness(*asked, service.sight.view(rights)))
 
 
-@get("/v1/completeness", sync_to_thread=True)
-def how_complete(service: NamedDependency[Service], since: Since = None, until: Until = None) -> Completeness:
+@get("/v1/completeness", opt=somewhere(READ), sync_to_thread=True)
+def how_complete(
+    service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
+    since: Since = None,
+    until: Until = None,
+) -> Completeness:
     """How complete the asked time is, by node, and why not."""
-    return service.completeness(*service.span(since, until))
+    return service.completeness(*service.span(since, until), service.sight.view(rights))
 
 
 def identifier(text: str | None, where: str) -> int | None:

@@ -12,14 +12,16 @@ from litestar.params import QueryParameter
 
 from ringfence.model.objects import Change
 from ringfence.model.problems import Problem
-from ringfence.server.access import ADMIN, AGENT, CONNECTOR, Refusal
+from ringfence.server.access import AGENT, CONNECTOR, at_root, machines
 from ringfence.server.agents import speaker
 from ringfence.server.enrolment import ASK
+from ringfence.server.refusals import Refusal
+from ringfence.server.rights import OWNER
 from ringfence.server.service import ConnectorReport, Service
 from ringfence.wire.client import Expected
 from ringfence.wire.codec import MAX_BODY, decode
 
-TELLERS = (CONNECTOR, AGENT, ADMIN)
+TELLERS = at_root(OWNER, CONNECTOR, AGENT)
 """Who may tell of the inventory."""
 
 Cluster = Annotated[str, QueryParameter(description="the cluster that the connector follows")]
@@ -41,7 +43,7 @@ class Changes(msgspec.Struct, frozen=True):
 
 @post(
     "/v1/ingest/batches",
-    opt={"roles": (AGENT,)},
+    opt=machines(AGENT),
     status_code=200,
     request_max_body_size=MAX_BODY,
 )
@@ -64,7 +66,7 @@ async def batches(request: Request, service: NamedDependency[Service]) -> Respon
     return Response({"acknowledged": outcome.sequence}, status_code=200)
 
 
-@post("/v1/ingest/changes", opt={"roles": TELLERS}, status_code=200, request_max_body_size=MAX_CHANGES)
+@post("/v1/ingest/changes", opt=TELLERS, status_code=200, request_max_body_size=MAX_CHANGES)
 async def changes(request: Request, service: NamedDependency[Service]) -> Response:  # type: ignore[type-arg]
     """Inventory changes of a connector: `{"cluster", "changes": [...], "sequence"}`. Sending them again is
     harmless. 200 `{"acknowledged": sequence, "new": how many said something new}`."""
@@ -84,7 +86,7 @@ async def changes(request: Request, service: NamedDependency[Service]) -> Respon
     return Response({"acknowledged": told.sequence, "new": new}, status_code=200)
 
 
-@put("/v1/ingest/connector", opt={"roles": TELLERS}, status_code=200, request_max_body_size=4 << 20)
+@put("/v1/ingest/connector", opt=TELLERS, status_code=200, request_max_body_size=4 << 20)
 async def connector(request: Request, service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
     """How a connector follows its cluster, kind by kind; the last word is kept."""
     try:
@@ -97,7 +99,7 @@ async def connector(request: Request, service: NamedDependency[Service], cluster
     return Response({"acknowledged": True}, status_code=200)
 
 
-@put("/v1/ingest/checkpoint", opt={"roles": TELLERS}, status_code=200, request_max_body_size=MAX_CHECKPOINT)
+@put("/v1/ingest/checkpoint", opt=TELLERS, status_code=200, request_max_body_size=MAX_CHECKPOINT)
 async def save_checkpoint(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -108,7 +110,7 @@ async def save_checkpoint(
     return Response({"acknowledged": True}, status_code=200)
 
 
-@get("/v1/ingest/checkpoint", opt={"roles": TELLERS}, sync_to_thread=True)
+@get("/v1/ingest/checkpoint", opt=TELLERS, sync_to_thread=True)
 def load_checkpoint(service: NamedDependency[Service], cluster: Cluster) -> Response:  # type: ignore[type-arg]
     """The last checkpoint of a cluster's connector; empty when there is none."""
     return Response(service.checkpoint(cluster) or b"", media_type="application/octet-stream")

@@ -18,9 +18,13 @@ from ringfence.inventory.history import Span
 from ringfence.inventory.inventory import EVERYWHERE
 from ringfence.inventory.learnt import learnt
 from ringfence.inventory.previews import unjudged
+from ringfence.inventory.questions import Holding
 from ringfence.model.objects import KINDS, NetworkPolicy, Object, Route, Workload
 from ringfence.model.problems import Problem
+from ringfence.server.access import at_root, somewhere
+from ringfence.server.rights import READ, Rights
 from ringfence.server.service import Service
+from ringfence.server.sight import Eyes, View
 from ringfence.server.times import SECOND
 
 Kind = Annotated[str | None, QueryParameter(description=f"one of {', '.join(KINDS)}")]
@@ -36,11 +40,13 @@ Address = Annotated[str | None, QueryParameter(description="an IPv4 or IPv6 addr
 
 
 Learnt = Callable[[Span], int | None]
+Shown = Callable[[tuple[Span, ...]], list[bool]]
 
 
-@get("/v1/inventory", sync_to_thread=True)
+@get("/v1/inventory", opt=somewhere(READ), sync_to_thread=True)
 def inventory(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     kind: Kind = None,
     at: At = None,
     known: Known = None,
@@ -50,7 +56,7 @@ def inventory(
 ) -> dict[str, Any]:
     """The clusters' objects as they were at a time, and as that was known at another; with a filter, the endpoints
     it holds. Lists of outside addresses belong to no cluster."""
-    asked = _asked(service, at, known, cluster, filter)
+    asked = _asked(service, rights, (at, known), cluster, filter)
     wanted = _kind(kind)
     found = [
         {"cluster": name, "kind": type(item).__name__, **_fields(item)}
@@ -61,9 +67,10 @@ def inventory(
     return {"at": rfc3339(asked.at), "known": learnt, "endpoints": found, "errors": asked.errors}
 
 
-@get("/v1/inventory/groups", sync_to_thread=True)
+@get("/v1/inventory/groups", opt=somewhere(READ), sync_to_thread=True)
 def groups(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     by: Annotated[str, QueryParameter(description=f"one of {', '.join(BY)}")],
     at: At = None,
     known: Known = None,
@@ -72,7 +79,7 @@ def groups(
     filter: FilterText = None,
 ) -> dict[str, Any]:
     """Pods by what they belong to; with a filter, only those it holds."""
-    asked = _asked(service, at, known, cluster, filter)
+    asked = _asked(service, rights, (at, known), cluster, filter)
     place = "name" if by == "namespace" else "namespace"
     # A service need not be held by the filter for its pods to be.
     every = asked._replace(only=None).objects(None)
@@ -80,9 +87,10 @@ def groups(
     return {"at": rfc3339(asked.at), "by": by, "groups": found, "errors": asked.errors}
 
 
-@get("/v1/inventory/history", sync_to_thread=True)
+@get("/v1/inventory/history", opt=somewhere(READ), sync_to_thread=True)
 def history(
     service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
     name: Name = None,
     address: Address = None,
     kind: Kind = None,
@@ -96,11 +104,15 @@ def history(
         raise Problem("name one thing", "name, address", "give either a name or an address")
     begin, end = service.span(since or "24h", until)
     upto = service.moment(known, "known") if known else None
-    clusters = service.clusters(cluster)
+    clusters = service.clusters(cluster, service.sight.view(rights))
+    eyes = service.sight.eyes(rights)
 
     def told_by(one: str, noun: str, uid: str) -> Learnt:
         said = service.book.said(one, noun, uid)
         return lambda span: learnt(said, span, upto)
+
+    def shown(one: str) -> Shown:
+        return lambda told: service.sight.shown(rights, one, [span.value for span in told])
 
     if address is not None:
         return {
@@ -113,19 +125,24 @@ def history(
                     **_fields(held.endpoint),
                 }
                 for one in clusters
-                for held in service.book.holders(one, address, begin, end, upto)
+                for held in _seen(service.book.holders(one, address, begin, end, upto), eyes)
             ],
         }
     everywhere = clusters if cluster is not None else (EVERYWHERE, *clusters)
     found = [
-        {"cluster": one, "kind": noun, "uid": uid, "spans": _spans(told, begin, end, told_by(one, noun, uid))}
+        {
+            "cluster": one,
+            "kind": noun,
+            "uid": uid,
+            "spans": _spans(told, begin, end, told_by(one, noun, uid), shown(one)),
+        }
         for one in everywhere
         for noun, uid, told in service.book.histories(one, _kind(kind), name or "", upto)
     ]
     return {"name": name, "objects": [each for each in found if each["spans"]]}
 
 
-@get("/v1/inventory/ranges", sync_to_thread=True)
+@get("/v1/inventory/ranges", opt=at_root(READ), sync_to_thread=True)
 def ranges(service: NamedDependency[Service], cluster: Cluster = None) -> dict[str, Any]:
     """The clusters' own address ranges and what shows each: nodes' pod CIDRs, or a guess around pods and services."""
     return {
@@ -137,7 +154,7 @@ def ranges(service: NamedDependency[Service], cluster: Cluster = None) -> dict[s
     }
 
 
-@get("/v1/connectors", sync_to_thread=True)
+@get("/v1/connectors", opt=at_root(READ), sync_to_thread=True)
 def connectors(service: NamedDependency[Service]) -> dict[str, Any]:
     """The last word of every cluster's connector, and when it was heard."""
     now = service.moment("now", "now")
@@ -161,11 +178,19 @@ class Asked(NamedTuple):
     errors: int = 0
     """Endpoints for which the filter is an error though their kind has the fields it reads."""
 
+    view: View | None = None
+    """What who asks may see; None is everything."""
+
     live: bool = False
     """Whether it is asked as of now: then what a filter holds is looked up, and the rest not looked at."""
 
     def objects(self, kind: str | None) -> Iterator[tuple[str, Object]]:
         """(cluster, object) of a kind, or of all; those of a filter where there is one."""
+        for name, item in self._every(kind):
+            if self.view is None or self.view.shows(name, item):
+                yield name, item
+
+    def _every(self, kind: str | None) -> Iterator[tuple[str, Object]]:
         if self.live and self.only is not None:
             keys = sorted(key for key in self.only if key[0] in self.clusters and kind in (None, key[1]))
             yield from self.service.book.currents(keys)
@@ -177,19 +202,29 @@ class Asked(NamedTuple):
 
 
 def _asked(
-    service: Service, at: str | None, known: str | None, cluster: str | None, filter: str | None
+    service: Service,
+    rights: Rights,
+    times: tuple[str | None, str | None],
+    cluster: str | None,
+    filter: str | None,
 ) -> Asked:
+    at, known = times
     moment = service.moment(at or "now", "at")
     learnt = service.moment(known, "known") if known else None
-    clusters = service.clusters(cluster) if cluster is not None else (EVERYWHERE, *service.clusters())
+    view = service.sight.view(rights, READ, moment if at else None, learnt)
+    if cluster is None:
+        clusters = (EVERYWHERE, *service.clusters(None, view))
+    else:
+        clusters = service.clusters(cluster, view)
     if filter is None:
-        return Asked(service, moment, learnt, clusters, None)
+        return Asked(service, moment, learnt, clusters, None, 0, view)
     read = parse_any(filter)
     with service.catalog.population(moment if at else None, learnt) as population:
         selection = population.select(read)
         only = frozenset(selection.keys())
-        errors = len(unjudged(read, population, selection))
-    return Asked(service, moment, learnt, clusters, only, errors, at is None and known is None)
+        failed = [population.name(row) for row in unjudged(read, population, selection).tolist()]
+    errors = sum(view is None or key in view.keys for key in failed)
+    return Asked(service, moment, learnt, clusters, only, errors, view, at is None and known is None)
 
 
 def _kind(kind: str | None) -> str | None:
@@ -208,13 +243,28 @@ def _fields(value: Any) -> dict[str, Any]:
     return fields
 
 
-def _spans(told: tuple[Span, ...], begin: int, end: int, known: Learnt) -> list[dict[str, Any]]:
-    """The spans that touch [begin, end), each with when it became known and the names of the fields that changed."""
+def _seen(held: tuple[Holding, ...], eyes: Eyes) -> list[Holding]:
+    """The holders of an address that somebody sees."""
+    if eyes is None or not held:
+        return list(held)
+    return [
+        one for one, seen in zip(held, eyes([one.endpoint for one in held]).tolist(), strict=True) if seen
+    ]
+
+
+def _spans(told: tuple[Span, ...], begin: int, end: int, known: Learnt, shown: Shown) -> list[dict[str, Any]]:
+    """The spans that touch [begin, end), each with when it became known and the names of the fields that changed.
+
+    Those that are not shown are left out; that an object was gone is shown behind one that is.
+    """
     rows: list[dict[str, Any]] = []
+    seen = shown(told) if told else []
     for position, span in enumerate(told):
+        if not (seen[position] or (span.value is None and position and seen[position - 1])):
+            continue
         until = told[position + 1].start if position + 1 < len(told) else FOREVER
         if span.start < end and until > begin:
-            before = told[position - 1].value if position else None
+            before = told[position - 1].value if position and seen[position - 1] else None
             rows.append(
                 {
                     "from": rfc3339(span.start),

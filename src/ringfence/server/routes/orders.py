@@ -12,10 +12,12 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody, QueryParameter
 
 from ringfence.flows.present import rfc3339
-from ringfence.server.access import AGENT, Refusal
+from ringfence.server.access import AGENT, again, at_root, machines, note
 from ringfence.server.agents import speaker
 from ringfence.server.enrolment import ASK
 from ringfence.server.modes import Mode
+from ringfence.server.refusals import Refusal
+from ringfence.server.rights import EXECUTE, READ
 from ringfence.server.routes.filters import by
 from ringfence.server.service import Service
 from ringfence.wire.orders import WAIT, Orders
@@ -46,13 +48,15 @@ def of_node(request: Request[Any, Any, Any], cluster: str, node: str) -> None:
 
 
 def still(request: Request[Any, Any, Any], service: Service) -> None:
-    """Raise Refusal where the certificate that a request began with is no longer good: some requests last."""
+    """Raise Refusal where the certificate or token that a request began with is no longer good: some requests last."""
     who = speaker(request.scope)
     if who is not None:
         service.enrolment.still(who)
+    else:
+        again(request)
 
 
-@get("/v1/agents/orders", opt={"roles": (AGENT,)})
+@get("/v1/agents/orders", opt=machines(AGENT))
 async def ask(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -71,7 +75,7 @@ async def ask(
             return told
 
 
-@get("/v1/orders")
+@get("/v1/orders", opt=at_root(READ))
 async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
     """The modes that people desired, each with the nodes it is of now."""
     rows = [
@@ -81,11 +85,12 @@ async def list_(service: NamedDependency[Service]) -> dict[str, Any]:
     return {"orders": rows}
 
 
-@put("/v1/orders")
+@put("/v1/orders", opt=at_root(EXECUTE))
 async def set_(request: Request, service: NamedDependency[Service], data: JSONBody[Wish]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Desire a mode of a node, or of those where pods of a namespace or filter are; kept until it is changed."""
     wish = Mode(
         data.cluster, data.node, data.mode, data.namespace, data.where, by=by(request), at=service.now()
     )
+    note(request, **msgspec.structs.asdict(data))
     nodes = await asyncio.to_thread(service.orders.set_mode, wish)
     return {**msgspec.structs.asdict(data), "nodes": nodes}

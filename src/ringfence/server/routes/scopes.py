@@ -12,9 +12,12 @@ from litestar.params import JSONBody, QueryParameter
 
 from ringfence.inventory.scopes import Scope
 from ringfence.model.problems import Problem
+from ringfence.server.access import at_root, note, somewhere
+from ringfence.server.refusals import NotFound
+from ringfence.server.rights import OWNER, READ, WRITE, Rights, ability_at, everywhere, tops
 from ringfence.server.routes.filters import MAX_BODY, Limit, by
 from ringfence.server.routes.flows import LIMIT
-from ringfence.server.scopes import Review, TreeBody
+from ringfence.server.scopes import Review, TreeBody, narrowed, shortened
 from ringfence.server.service import Service
 
 MAX_TREE = 32 << 20
@@ -56,27 +59,35 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 LATEST = Commit()
 
 
-@get("/v1/scopes", sync_to_thread=True)
-def tree(service: NamedDependency[Service], version: Version = None) -> TreeBody:
+@get("/v1/scopes", opt=somewhere(READ), sync_to_thread=True)
+def tree(
+    service: NamedDependency[Service], rights: NamedDependency[Rights], version: Version = None
+) -> TreeBody:
     """The committed tree with the endpoints that stand in it now, and those that have no one deciding path."""
-    return service.scopes.tree(version)
+    if everywhere(rights, READ):
+        return service.scopes.tree(version)
+    if version not in (None, service.sight.committed()[0]):
+        # Of another tree than the one that rights hang on, nobody can say what is whose.
+        raise NotFound(f"no version {version}", "version", "leave it out")
+    return narrowed(service.scopes.tree(None), tops(rights, service.sight.tree(), READ))
 
 
-@get("/v1/scopes/draft")
+@get("/v1/scopes/draft", opt=at_root(READ))
 async def draft(service: NamedDependency[Service]) -> TreeBody:
     """The draft, as it would stand now."""
     return await asyncio.to_thread(service.scopes.draft)
 
 
-@put("/v1/scopes/draft", request_max_body_size=MAX_BODY)
+@put("/v1/scopes/draft", opt=at_root(WRITE), request_max_body_size=MAX_BODY)
 async def edit(request: Request, service: NamedDependency[Service], data: JSONBody[Edit]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Add or change one scope in the draft; begins a draft from the committed tree where there is none."""
+    note(request, scope=data.name, **_given(data))
     given = (data.name, _given(data), by(request), data.revision)
     made = await asyncio.to_thread(service.scopes.put, *given)
     return {"revision": made.revision, "base": made.base}
 
 
-@delete("/v1/scopes/draft", status_code=200)
+@delete("/v1/scopes/draft", opt=at_root(WRITE), status_code=200)
 async def drop(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -88,7 +99,13 @@ async def drop(
     return {"revision": made.revision, "base": made.base}
 
 
-@post("/v1/scopes/init", status_code=200, sync_to_thread=True, request_max_body_size=MAX_TREE)
+@post(
+    "/v1/scopes/init",
+    opt=at_root(WRITE),
+    status_code=200,
+    sync_to_thread=True,
+    request_max_body_size=MAX_TREE,
+)
 def init(request: Request, service: NamedDependency[Service], data: JSONBody[Init]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Begin a draft with a whole tree: of a design, or as given. 409 where there is a draft already."""
     if bool(data.scopes) != (data.design == "given"):
@@ -98,13 +115,19 @@ def init(request: Request, service: NamedDependency[Service], data: JSONBody[Ini
     return {"revision": made.revision, "base": made.base, "scopes": len(made.tree.scopes)}
 
 
-@get("/v1/scopes/review", sync_to_thread=True)
+@get("/v1/scopes/review", opt=at_root(READ), sync_to_thread=True)
 def review(service: NamedDependency[Service]) -> Review:
     """What committing the draft would change: who joins and who leaves each scope, and what keeps it from it."""
     return service.scopes.review()
 
 
-@post("/v1/scopes/commit", status_code=200, sync_to_thread=True, request_max_body_size=MAX_BODY)
+@post(
+    "/v1/scopes/commit",
+    opt=at_root(OWNER),
+    status_code=200,
+    sync_to_thread=True,
+    request_max_body_size=MAX_BODY,
+)
 def commit(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
@@ -112,33 +135,48 @@ def commit(
 ) -> dict[str, Any]:
     """Make the draft the next version. 409 with `conflicts` where endpoints would stand in two unordered siblings,
     where the draft is not at `revision`, or where another version was committed since it began."""
+    note(request, revision=data.revision, note=data.note)
     saved = service.scopes.commit(data.revision, data.note, by(request))
     return {"version": saved.version, "scopes": len(saved.tree.scopes)}
 
 
-@post("/v1/scopes/discard", status_code=200, sync_to_thread=True)
+@post("/v1/scopes/discard", opt=at_root(WRITE), status_code=200, sync_to_thread=True)
 def discard(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Drop the draft."""
     return {"discarded": service.scopes.discard(by(request))}
 
 
-@get("/v1/scopes/versions", sync_to_thread=True)
+@get("/v1/scopes/versions", opt=at_root(READ), sync_to_thread=True)
 def versions(service: NamedDependency[Service]) -> dict[str, Any]:
     """Every committed version, newest first."""
     return {"versions": service.scopes.versions()}
 
 
-@get("/v1/scopes/members", sync_to_thread=True)
-def members(service: NamedDependency[Service], name: ScopeName, limit: Limit = LIMIT) -> dict[str, Any]:
+@get("/v1/scopes/members", opt=somewhere(READ), sync_to_thread=True)
+def members(
+    service: NamedDependency[Service],
+    rights: NamedDependency[Rights],
+    name: ScopeName,
+    limit: Limit = LIMIT,
+) -> dict[str, Any]:
     """Whom a scope of the committed tree holds now."""
+    if not ability_at(rights, service.sight.tree(), name) and not everywhere(rights, READ):
+        raise NotFound(f"no scope `{name[:60]}`", "name", "see `ringfence scope tree`")
     count, found = service.scopes.members(name, limit)
     return {"name": name, "count": count, "members": found}
 
 
-@get("/v1/scopes/path", sync_to_thread=True)
-def path(service: NamedDependency[Service], name: EndpointName) -> dict[str, Any]:
+@get("/v1/scopes/path", opt=somewhere(READ), sync_to_thread=True)
+def path(
+    service: NamedDependency[Service], rights: NamedDependency[Rights], name: EndpointName
+) -> dict[str, Any]:
     """Which scopes of the committed tree decide for the endpoints that go by a name."""
-    return {"name": name, "endpoints": service.scopes.paths(name)}
+    view = service.sight.view(rights)
+    found = service.scopes.paths(name, None if view is None else view.keys)
+    if view is not None:
+        tree = service.sight.tree()
+        found = [shortened(row, lambda scope: bool(ability_at(rights, tree, scope))) for row in found]
+    return {"name": name, "endpoints": found}
 
 
 def _given(data: Edit) -> dict[str, Any]:
