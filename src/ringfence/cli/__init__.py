@@ -32,6 +32,13 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("mode", "ringfence.cli.mode"),
     ("capture", "ringfence.cli.capture"),
     ("manifests", "ringfence.cli.manifests"),
+    ("login", "ringfence.cli.login"),
+    ("logout", "ringfence.cli.logout"),
+    ("whoami", "ringfence.cli.whoami"),
+    ("user", "ringfence.cli.user"),
+    ("grant", "ringfence.cli.grant"),
+    ("token", "ringfence.cli.token"),
+    ("audit", "ringfence.cli.audit"),
 )
 """Verb and the module that holds it: either `app` (a group of verbs) or `command` (a single one)."""
 

@@ -33,7 +33,8 @@ ServerOption = Annotated[
 TokenOption = Annotated[
     str | None,
     typer.Option(
-        "--token", help=f"An admin token [default: ${TOKEN_VARIABLE}, or the file ${TOKEN_FILE_VARIABLE}]."
+        "--token",
+        help=f"A token [default: ${TOKEN_VARIABLE}, the file ${TOKEN_FILE_VARIABLE}, or `ringfence login`].",
     ),
 ]
 
@@ -47,7 +48,7 @@ class Client:
             raise Problem(
                 "bad server address", self._server, "write it as http://HOST:PORT or https://HOST:PORT"
             )
-        self._token = token or _token()
+        self._token = (token or _token(self._server)) if token != "" else None
         self._context = _trusting(os.environ.get(CA_VARIABLE)) if self._server.startswith("https:") else None
 
     def get(self, path: str, parameters: dict[str, Any] | None = None) -> Any:
@@ -141,7 +142,10 @@ def _trusting(authority: str | None) -> ssl.SSLContext:
         ) from None
 
 
-def _token() -> str | None:
+def _token(server: str) -> str | None:
+    """The token that is meant where none is given: of the environment, else of `ringfence login`."""
+    from ringfence.cli.sessions import kept
+
     if token := os.environ.get(TOKEN_VARIABLE):
         return token
     if file := os.environ.get(TOKEN_FILE_VARIABLE):
@@ -151,7 +155,7 @@ def _token() -> str | None:
             raise Problem(
                 f"cannot read the token ({error.strerror})", file, f"check {TOKEN_FILE_VARIABLE}"
             ) from None
-    return None
+    return kept(server)
 
 
 class _Error(msgspec.Struct):
@@ -166,10 +170,12 @@ class _ErrorBody(msgspec.Struct):
 
 def _refused(status: int, body: bytes, where: str, token: bool) -> Problem:
     """The server's own words where it said any."""
-    if status == 401 and token:
+    if status == 401 and token and b"wrong name or password" not in body:
         return Problem("the server does not know this token", where, f"check --token or {TOKEN_VARIABLE}")
-    if status == 401:
-        return Problem("the server wants a token", where, f"give --token or set {TOKEN_VARIABLE}")
+    if status == 401 and b"wrong name or password" not in body:
+        return Problem(
+            "the server wants a token", where, f"`ringfence login`, or give --token or set {TOKEN_VARIABLE}"
+        )
     try:
         error = msgspec.json.decode(body, type=_ErrorBody).error
     except msgspec.DecodeError:

@@ -41,7 +41,7 @@ def token(
 
     Example: `ringfence enrol token --node node1 --cluster prod > enrol.token`
     """
-    wish = {"cluster": cluster, "node": node or "", "seconds": _seconds(valid)}
+    wish = {"cluster": cluster, "node": node or "", "seconds": seconds_of(valid)}
     made = Client(server, token).post("/v1/enrol/tokens", wish)
     if output is Output.table:
         print(made["token"])
@@ -125,7 +125,8 @@ def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _seconds(text: str) -> int:
+def seconds_of(text: str) -> int:
+    """The seconds that 30m, 1h or 7d are. Raises Problem."""
     found = re.fullmatch(r"(\d{1,7})([smhd])", text.strip())
     if not found:
         raise Problem(f"not a time: `{text[:40]}`", "--for", "write 30m, 1h or 7d")
