@@ -9,7 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -59,6 +59,10 @@ class Client:
         """The JSON answer of a POST of `body` as JSON."""
         return self._ask(path, msgspec.json.encode(body))
 
+    def send(self, path: str, parameters: dict[str, Any], file: IO[bytes]) -> Any:
+        """The JSON answer of a POST of a file's octets, as they are."""
+        return self._ask(path + _query(parameters), file)
+
     def put(self, path: str, body: Any) -> Any:
         """The JSON answer of a PUT of `body` as JSON."""
         return self._ask(path, msgspec.json.encode(body), "PUT")
@@ -78,7 +82,7 @@ class Client:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
         return answer
 
-    def _ask(self, path: str, body: bytes | None, method: str | None = None) -> Any:
+    def _ask(self, path: str, body: bytes | IO[bytes] | None, method: str | None = None) -> Any:
         try:
             with self._opened(path, body, method) as answer:
                 return msgspec.json.decode(answer.read())
@@ -87,15 +91,19 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
-    def _opened(self, path: str, body: bytes | None, method: str | None) -> http.client.HTTPResponse:
+    def _opened(
+        self, path: str, body: bytes | IO[bytes] | None, method: str | None
+    ) -> http.client.HTTPResponse:
         headers = {"Accept": "application/json"}
         if self._token:
             # Whatever is wrong with a token, it is not printed: it would stay in logs.
             if not self._token.isascii() or not self._token.isprintable():
                 raise Problem("not a token", "--token", "give the token alone, without quotes or line ends")
             headers["Authorization"] = f"Bearer {self._token}"
-        if body is not None:
+        if isinstance(body, bytes):
             headers["Content-Type"] = "application/json"
+        elif body is not None:
+            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(_size(body))}
         try:
             request = urllib.request.Request(self._server + path, body, headers, method=method)
             answer: http.client.HTTPResponse = urllib.request.urlopen(
@@ -125,6 +133,10 @@ class Conflict(Problem):
 def part(name: str) -> str:
     """A name as one part of a path."""
     return quote(name, safe="")
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _query(parameters: dict[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ringfence.cli.client import Client, ServerOption, TokenOption
+from ringfence.cli.flows_import import import_files
 from ringfence.cli.output import Output
 
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Format.")]
@@ -18,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the online verbs to the `flows` group."""
     app.command("list")(list_flows)
     app.command("show")(show_flow)
+    app.command("import")(import_files)
 
 
 def list_flows(

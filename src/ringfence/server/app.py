@@ -59,6 +59,7 @@ from ringfence.server.routes import (
     externals,
     filters,
     flows,
+    imports,
     ingest,
     inventory,
     orders,
@@ -87,6 +88,7 @@ ROUTES = (
     flows.connections,
     flows.edges,
     flows.how_complete,
+    imports.take,
     cluster.agents,
     inventory.inventory,
     inventory.groups,
@@ -292,7 +294,7 @@ class Server:
         queries = Queries(engine, lambda: ingest.visible)
         settled = Settled(engine, Settlements(facts.engine))
         self.service = Service(facts, queries, book, ingest, self._enrolment(facts), settled, self._clock)
-        self._undo.callback(self.service.settler.stop)
+        self._undo.callback(self.service.close)
 
     def _enrolment(self, facts: Facts) -> Enrolment:
         settings = self._settings

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from ringfence.server.catalog import Catalog
 from ringfence.server.completeness import Completeness, completeness, narrowed, node_shown
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.externals import Externals
+from ringfence.server.imports import Imports
 from ringfence.server.ingest import Ingest
 from ringfence.server.modes import resolver
 from ringfence.server.orders import Book as OrderBook
@@ -78,6 +81,9 @@ class Service:
         self.book, self.ingest, self.enrolment = book, ingest, enrolment
         self.answers = Answers(queries, book)
         self.settler = Settler(self.answers, queries, book, settled, clock)
+        self.imports = Imports(book, settled, clock)
+        self.scratch = tempfile.mkdtemp(prefix="ringfence-")
+        """A folder for files that are on their way in; gone when the server ends."""
         store = CatalogStore(facts.engine)
         self.catalog = Catalog(store, book, clock)
         self.scopes = Scopes(store, self.catalog, clock)
@@ -98,6 +104,11 @@ class Service:
         """The server is about to end: nobody is kept waiting, and captures end."""
         self.orders.close()
         self.captures.close()
+
+    def close(self) -> None:
+        """End what runs in the background, and remove what was on its way in."""
+        self.settler.stop()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def now(self) -> int:
         """UTC nanoseconds."""

@@ -90,8 +90,19 @@ def endpoint_rows(endpoints: Sequence[Endpoint], versions: U64) -> pa.Table:
     return _table(ENDPOINTS, made)
 
 
-def flow_rows(part: Linked, minute: int, dimension: Dimension) -> tuple[pa.Table, pa.Table]:
-    """(rows of `flows` without settlement, rows of the `endpoints` they name) of one cluster's minute."""
+class Told(NamedTuple):
+    """What an import says beside its flows, aligned with them; see the columns of `flows`."""
+
+    origin: str
+    untold: NDArray[np.uint16]
+    connections: NDArray[np.uint32]
+
+
+def flow_rows(
+    part: Linked, minute: int | NDArray[np.int64], dimension: Dimension, told_by: Told | None = None
+) -> tuple[pa.Table, pa.Table]:
+    """(rows of `flows` without settlement, rows of the `endpoints` they name) of one cluster's minute, or of the minute
+    that each row is of. `told_by` is None for flows that our agents saw."""
     flows, legs, ends = part.flows, part.legs, part.ends
     openers, servers = legs.opener.copy(), legs.server.copy()
     told, numbers = connections_of(flows, legs)
@@ -103,7 +114,7 @@ def flow_rows(part: Linked, minute: int, dimension: Dimension) -> tuple[pa.Table
     versions = described.versions
     made: dict[str, Any] = {
         **{name: flows[name] for name in PLAIN},
-        "minute": np.full(len(flows), minute, np.int64),
+        "minute": np.broadcast_to(np.int64(minute), len(flows)),
         "cluster": _same(part.cluster, len(flows)),
         "connection_id": legs.connection,
         "leg": legs.leg,
@@ -128,7 +139,9 @@ def flow_rows(part: Linked, minute: int, dimension: Dimension) -> tuple[pa.Table
         "provider_process": _picked(flows["provider_process"], _json(part.stored.processes)),
         "names": _picked(flows["names"], part.stored.names),
         "tls": _picked(flows["tls"], _json(part.stored.tls)),
-        "origin": _same("", len(flows)),
+        "origin": _same(told_by.origin if told_by else "", len(flows)),
+        "untold": told_by.untold if told_by else np.zeros(len(flows), np.uint16),
+        "connections": told_by.connections if told_by else np.ones(len(flows), np.uint32),
         **_marks(len(flows), told, numbers, legs.leg != Leg.OUTER),
     }
     endpoints = [ends.endpoints[index] for index in used.tolist()]
@@ -171,9 +184,9 @@ def _nameless(
     return addresses(hi, lo)
 
 
-def _began(part: Linked, minute: int) -> NDArray[np.uint8]:
+def _began(part: Linked, minute: int | NDArray[np.int64]) -> NDArray[np.uint8]:
     """1 where the conversation's first packet was in this minute."""
-    began = np.full(len(part.flows), minute, np.int64)
+    began = np.broadcast_to(np.int64(minute), len(part.flows)).copy()
     began[: len(part.stored.table)] = np.minimum(part.stored.began, part.stored.table["first"])
     unseen = np.arange(len(part.stored.table), len(part.flows))
     began[unseen] = began[part.legs.server[unseen]]

@@ -390,7 +390,14 @@ FLOWS = TableDef(
                 "unseen": "1 for a leg known from a translation alone: its counters mean nothing",
             },
         ),
-        *_plain("UInt32", {"sample": "one packet in so many was counted; 0 and 1 are every one"}),
+        *_plain(
+            "UInt32",
+            {
+                "sample": "one packet in so many was counted; 0 and 1 are every one",
+                "connections": "how many connections it stands for: more than 1 only where an import added them up",
+            },
+        ),
+        *_plain("UInt16", {"untold": "what an import did not tell, as bits in the order of UNTOLD"}),
         *_plain(
             TEXT,
             {
@@ -447,6 +454,18 @@ ENDPOINTS = TableDef(
     "",
     engine="ReplacingMergeTree",
 )
+
+UNTOLD = (
+    "consumer_packets",
+    "consumer_octets",
+    "provider_packets",
+    "provider_octets",
+    "consumer_flags",
+    "provider_flags",
+    "consumer_port",
+    "provider_port",
+)
+"""Columns of `flows` that are 0 where nobody told them; bit `1 << place` of `untold` says so."""
 
 _KEY = (
     _SETTLEMENT,
@@ -516,14 +535,15 @@ SETTLED: tuple[TableDef, ...] = (FLOWS, ENDPOINTS, MINUTES, HOURS)
 TAILS = ("tail_a", "tail_b")
 """Flows that are not settled yet, in memory, as `flows` has them: one is read while the other is filled."""
 
+_ALIVE = "f.opener * f.connections"
 _SUMMED: dict[str, str] = {
-    "connections": "sum(f.opener)",
-    "opened": "sumIf(f.opener, f.opened = 1)",
-    "answered": "sumIf(f.opener, f.answered = 1)",
-    "guessed": "sumIf(f.opener, f.guessed = 1)",
-    "refused": "sumIf(f.opener, f.refused = 1)",
-    "hidden": "sumIf(f.opener, f.hidden = 1)",
-    "denied": "sumIf(f.opener, f.drop = 5)",
+    "connections": f"sum({_ALIVE})",
+    "opened": f"sumIf({_ALIVE}, f.opened = 1)",
+    "answered": f"sumIf({_ALIVE}, f.answered = 1)",
+    "guessed": f"sumIf({_ALIVE}, f.guessed = 1)",
+    "refused": f"sumIf({_ALIVE}, f.refused = 1)",
+    "hidden": f"sumIf({_ALIVE}, f.hidden = 1)",
+    "denied": f"sumIf({_ALIVE}, f.drop = 5)",
     "retransmits": f"sumIf(f.retransmits, f.counted = 1 AND f.retransmits != {UNKNOWN_U4})",
 }
 

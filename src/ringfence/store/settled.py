@@ -51,6 +51,7 @@ class Settled:
         self._tail = Tail("", 0, 0)
         self._known: set[int] = set()
         self._open: set[int] = set()
+        self._adding = threading.Lock()
 
     def start(self) -> None:
         """Take up what an earlier life left."""
@@ -156,9 +157,10 @@ class Settled:
     def add(self, rows: Iterable[pa.Table], token: str) -> bool:
         """Keep other people's flows (columns of `flows`, settlement aside); False when this `token` is kept already."""
         span = Span(OTHERS, int(text_hash(token)) >> 1)
-        if span in self._standing.hold:
-            return False
-        self._write(span, rows, None, None)
+        with self._adding:
+            if span in self._standing.hold:
+                return False
+            self._write(span, rows, None, None)
         return True
 
     def roll(self, hour: int) -> None:
