@@ -46,7 +46,8 @@ TABLE = {
          "GET /v1/scopes/versions", "GET /v1/externals", "GET /v1/orders"), READ),
     **dict.fromkeys(
         ("PUT /v1/filters/{name}", "DELETE /v1/filters/{name}", "PUT /v1/scopes/draft", "DELETE /v1/scopes/draft",
-         "POST /v1/scopes/init", "POST /v1/scopes/discard", "PUT /v1/externals", "DELETE /v1/externals"), WRITE),
+         "POST /v1/scopes/init", "POST /v1/scopes/discard", "PUT /v1/externals", "DELETE /v1/externals",
+         "POST /v1/imports"), WRITE),
     **dict.fromkeys(("POST /v1/captures", "DELETE /v1/captures/{id}", "PUT /v1/orders"), EXECUTE),
     **dict.fromkeys(
         ("POST /v1/scopes/commit", "GET /v1/users", "POST /v1/users", "PUT /v1/users/{name}", "GET /v1/audit",

@@ -13,14 +13,16 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from ringfence.model.problems import Problem
+from ringfence.server.access import at_root
 from ringfence.server.imports import Done
+from ringfence.server.rights import WRITE
 from ringfence.server.service import Service
 
 MAX_FILE = 256 << 20
 """Largest file as it is sent, octets."""
 
 
-@post("/v1/imports", status_code=200, request_max_body_size=MAX_FILE)
+@post("/v1/imports", opt=at_root(WRITE), status_code=200, request_max_body_size=MAX_FILE)
 async def take(
     request: Request,  # type: ignore[type-arg]
     service: NamedDependency[Service],
