@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 schemathesis = pytest.importorskip("schemathesis")
-EXAMPLES = 3
+EXAMPLES = 10
 """Questions for each route: all of them within half a minute."""
 ENDLESS = ("/v1/agents/orders", "/v1/logout")
 """One waits for news for up to 25 s; the other ends the session that asks."""

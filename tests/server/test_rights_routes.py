@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 from argon2 import PasswordHasher
+from litestar.connection import ASGIConnection
 
 from ringfence.model.objects import Namespace, Workload
-from ringfence.server.access import Needs
+from ringfence.server.access import Needs, again, guard
 from ringfence.server.app import AGENT_ROUTES, ROUTES
+from ringfence.server.captures import Capture, Wish
 from ringfence.server.passwords import Passwords
+from ringfence.server.refusals import Refusal
+from ringfence.server.routes import capture, flows
 from ringfence.testing.batches import SECOND, sighting
 from tests.server.catalog import good, pod, tell
 
@@ -313,3 +319,65 @@ def test_the_audit_log_tells_of_changes_sign_ins_and_refusals(site):
     assert ("nobody", "POST /v1/login", "done") in told
     assert any(row["details"].get("scope") == "alpha" for row in rows if row["what"] == "PUT /v1/grants")
     assert site.ask("owner", "GET", "/v1/audit/verify")[1]["broken"] is None
+
+
+def admitted(site, who, route):
+    """A connection that the guard let in, as a request that lasts holds it."""
+    service = site.api.server.service
+    header = f"Bearer {site.tokens.get(who, who)}".encode()
+    connection = ASGIConnection({"type": "http", "headers": [(b"authorization", header)]})
+    guard(site.api.server.tokens, service.accounts, service.sight.tree)(connection, route)
+    return connection
+
+
+def test_requests_that_last_are_refused_once_what_let_them_in_is_ended(site):
+    token = site.ask("a", "POST", "/v1/tokens", {"name": "t"})[1]
+    session, by_token = admitted(site, "a", flows.flows), admitted(site, token["token"], flows.flows)
+    assert again(session).user == again(by_token).user == "a"
+    site.ask("a", "DELETE", "/v1/tokens", number=token["number"])
+    with pytest.raises(Refusal):
+        again(by_token)
+    assert again(session).user == "a"
+    site.ask("owner", "DELETE", "/v1/grants", user="a", scope="alpha")
+    with pytest.raises(Refusal):
+        again(session)
+
+
+def test_a_capture_ends_when_it_is_no_longer_its_readers(site, monkeypatch):
+    service = site.api.server.service
+    site.ask("owner", "PUT", "/v1/grants", {"user": "a", "scope": "alpha", "ability": "execute"})
+    over = []
+    monkeypatch.setattr(service.captures, "over", over.append)
+    monkeypatch.setattr(capture, "CHECK", -1)
+    made = Capture("c", "a", 0, (), Wish(), None, frozenset({("lab", "Pod", "uid-apple-1")}))
+    theirs = msgspec.structs.replace(made, keys=frozenset({("lab", "Pod", "uid-beet-1")}))
+    check = capture._may_go_on(admitted(site, "a", capture.begin), service, made)
+    check()
+    with pytest.raises(Refusal):
+        capture._may_go_on(admitted(site, "a", capture.begin), service, theirs)()
+    site.ask("owner", "PUT", "/v1/grants", {"user": "a", "scope": "alpha", "ability": "read"})
+    with pytest.raises(Refusal):
+        check()
+    assert over == [theirs, made]
+
+
+def test_captures_of_others_are_neither_made_nor_seen(site):
+    site.ask("owner", "PUT", "/v1/grants", {"user": "a", "scope": "alpha", "ability": "execute"})
+    there = site.ask("a", "POST", "/v1/captures", {"pods": ["beta/beet-1"]})
+    not_there = site.ask("a", "POST", "/v1/captures", {"pods": ["beta/nobody"]})
+    assert there[0] == not_there[0] == 400
+    assert there[1]["error"]["what"].replace("beet-1", "X") == not_there[1]["error"]["what"].replace(
+        "nobody", "X"
+    )
+    service = site.api.server.service
+    made = Capture("c", "user owner", 0, ("beta/beet-1",), Wish(), SimpleNamespace(packets=0, notes=()),
+                   frozenset({("lab", "Pod", "uid-beet-1")}))  # fmt: skip
+    service.captures._running["c"] = made
+    try:
+        assert site.ask("a", "GET", "/v1/captures")[1] == {"captures": []}
+        assert (
+            site.ask("a", "GET", "/v1/captures/c")[0] == site.ask("a", "DELETE", "/v1/captures/c")[0] == 404
+        )
+        assert len(site.ask("owner", "GET", "/v1/captures")[1]["captures"]) == 1
+    finally:
+        del service.captures._running["c"]
