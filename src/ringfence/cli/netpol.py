@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ringfence.cli import netpol_paper
 from ringfence.cli.client import ServerOption, TokenOption
 from ringfence.cli.output import Output
 from ringfence.model.problems import Problem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Kubernetes NetworkPolicy: propose it from flows.",
+    help="Kubernetes NetworkPolicy: propose it from flows, and judge it on paper.",
     epilog="Example: `ringfence netpol generate --flows capture.pcap --manifests ./deploy --out policies`",
 )
 
@@ -29,7 +30,10 @@ DIALECTS = ("k8s",)
 
 @app.callback()
 def group() -> None:
-    """Kubernetes NetworkPolicy: propose it from flows."""
+    """Kubernetes NetworkPolicy: propose it from flows, and judge it on paper."""
+
+
+netpol_paper.register(app)
 
 
 @app.command()

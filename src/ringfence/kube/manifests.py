@@ -81,11 +81,16 @@ def load(path: str | Path) -> Manifests:
 
     Raises Problem when `path` itself cannot be read, or when a folder holds no manifest file at all.
     """
+    return of_texts(texts(path))
+
+
+def texts(path: str | Path) -> Iterable[tuple[str, bytes | Problem]]:
+    """Every manifest text with its name, as `load` reads them. Raises as `load` does."""
     if str(path) == "-":
-        return of_texts([("standard input", sys.stdin.buffer.read())])
+        return [("standard input", sys.stdin.buffer.read())]
     folder = Path(path)
     if folder.is_file():
-        return of_texts(_opened([folder], folder.parent))
+        return _opened([folder], folder.parent)
     if not folder.is_dir():
         raise Problem(
             "no such file or folder", str(path), "name a folder of manifests, a file, or - for standard input"
@@ -93,7 +98,7 @@ def load(path: str | Path) -> Manifests:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise Problem("no manifests", str(path), "name a folder with .yaml, .yml or .json files")
-    return of_texts(_opened(files, folder))
+    return _opened(files, folder)
 
 
 def _opened(files: list[Path], root: Path) -> Iterator[tuple[str, bytes | Problem]]:
@@ -107,12 +112,8 @@ def _opened(files: list[Path], root: Path) -> Iterator[tuple[str, bytes | Proble
 
 def of_texts(texts: Iterable[tuple[str, bytes | Problem]]) -> Manifests:
     """`Manifests` of named texts. Pure but for the iterator it is given."""
-    reading = _Reading()
-    for name, data in texts:
-        if isinstance(data, Problem):
-            reading.problems.append(data)
-        else:
-            reading.text(name, data)
+    reading = Reading()
+    reading.all(texts)
     return reading.finish()
 
 
@@ -125,7 +126,7 @@ class _Named(NamedTuple):
     uid: str
 
 
-class _Reading:
+class Reading:
     """One pass over many texts: collects items first, because a pod may come before its owner."""
 
     def __init__(self) -> None:
@@ -135,6 +136,14 @@ class _Reading:
         self.policies: dict[_Named, dict[str, Any]] = {}
         self.other_policies: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
+
+    def all(self, texts: Iterable[tuple[str, bytes | Problem]]) -> None:
+        """Every text, in order."""
+        for name, data in texts:
+            if isinstance(data, Problem):
+                self.problems.append(data)
+            else:
+                self.text(name, data)
 
     def text(self, name: str, data: bytes) -> None:
         try:
