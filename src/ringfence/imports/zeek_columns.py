@@ -95,7 +95,7 @@ def _chunk(lines: list[bytes], before: int, header: Header, name: str, tally: Ta
     while lines and lines[-1].startswith(b"#close"):
         lines.pop()
     body = b"".join(lines)
-    if body.startswith(b"#") or b"\n#" in body or b"\r" in body:
+    if body.startswith(b"#") or b"\n#" in body or b"\r" in body or not _is_text(body):
         return None
     try:
         parsed = parse(body, len(lines), header, tally)
@@ -105,6 +105,14 @@ def _chunk(lines: list[bytes], before: int, header: Header, name: str, tally: Ta
     slow, numbers = _slowly(odd, header, name, tally)
     order = np.argsort(np.concatenate((parsed.places + before + 1, numbers)), kind="stable")
     return np.concatenate((parsed.rows, slow))[order]
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether it is UTF-8: the reader of columns cannot show us a line that is not."""
+    try:
+        return body.isascii() or bool(body.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _slowly(lines: Iterable[tuple[int, bytes]], header: Header, name: str, tally: Tally) -> tuple[Table, I64]:
