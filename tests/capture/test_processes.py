@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ringfence.capture import bpf, process
+from ringfence.capture import bpf, libbpf, process
 from ringfence.model.addresses import pack
 from ringfence.model.protocols import TCP, UDP
 
@@ -203,12 +203,30 @@ def test_a_loop_of_sends_is_told_once(lan: Any, capture: Any) -> None:
         assert spoke(capture.processes(), port) == [(UDP, 5301, os.getpid())]
 
 
+def by_hooks(capture: Any) -> bool:
+    """Whether UDP is told by hooks, which must be so wherever the kernel lets their iterator in: not all of one version do,
+    and there each send is traced instead, with a note."""
+    loaded = libbpf.Object(process.object_bytes("process"), "process.bpf.o")
+    for name in {name for way in process.UDP for name in way} - {process.LIVING}:
+        loaded.skip(name)
+    try:
+        loaded.load()
+        possible = True
+    except OSError:
+        possible = False
+    finally:
+        loaded.close()
+    assert possible == (not any("are asked for at every send" in note for note in capture.notes))
+    return possible
+
+
 def test_a_socket_that_never_sends_is_named_too(lan: Any) -> None:
-    """By the hooks, which are at its birth and not at its sends."""
+    """By the hooks, which are at its birth and not at its sends; without them nothing tells of it."""
     capture = lan.capture(processes=True)
     with lan.open(lan.near, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind((NEAR, 5009))
-        assert holders(capture.processes(), 5009, UDP) == [("1", os.getpid())]
+        expected = [("1", os.getpid())] if by_hooks(capture) else []
+        assert holders(capture.processes(), 5009, UDP) == expected
 
 
 def test_who_connects_a_socket_is_named_and_not_who_made_it(lan: Any) -> None:
@@ -232,9 +250,9 @@ def test_a_peer_that_was_replaced_is_told_of(lan: Any) -> None:
             with contextlib.suppress(ConnectionRefusedError):
                 one.send(b"x")
         mine = one.getsockname()[1]
-    assert sorted(spoke(capture.processes(), mine)) == [
-        (UDP, port, os.getpid()) for port in (5300, 5301, 5302)
-    ]
+    # Where sends are traced, the second one fails (its answer is the refusal of the first), and tells nothing.
+    ports = (5300, 5301, 5302) if by_hooks(capture) else (5300, 5302)
+    assert sorted(spoke(capture.processes(), mine)) == [(UDP, port, os.getpid()) for port in ports]
 
 
 def test_nothing_is_left_at_the_root_of_the_cgroups(lan: Any) -> None:
@@ -243,7 +261,8 @@ def test_nothing_is_left_at_the_root_of_the_cgroups(lan: Any) -> None:
         before = [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()]
         capture = lan.capture(processes=True)
         during = [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()]
-        assert [len(one - other) for one, other in zip(during, before, strict=True)] == [1] * len(before)
+        ours = [len(one - other) for one, other in zip(during, before, strict=True)]
+        assert ours == [1 if by_hooks(capture) else 0] * len(before)
         capture.stop()
         assert [bpf.cgroup_programs(root, kind) for kind in process.HOOKS.values()] == before
     finally:

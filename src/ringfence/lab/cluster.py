@@ -312,13 +312,27 @@ def down(name: str = "lab") -> bool:
 
 
 def _end_supervisor(name: str) -> None:
-    """Kill the supervisor by pid and start time; its children die with it. Its cgroup would do as well."""
+    """Kill the supervisor by pid and start time, or one that has not written them yet by its command line."""
+    kernel.end(_starting(name))
     try:
         state = connect(name).state
     except (Problem, msgspec.DecodeError):
         return
     if kernel.start_time(state.pid) == state.start_time:
         kernel.end({state.pid})
+
+
+def _starting(name: str) -> set[int]:
+    """Supervisors of a lab of that name; each has its settings as an argument."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            argv = path.read_bytes().split(b"\0")
+            if b"ringfence.lab.supervisor" in argv and any(
+                f'"name":"{name}"'.encode() in each for each in argv
+            ):
+                found.add(int(path.parent.name))
+    return found
 
 
 class Status(msgspec.Struct, frozen=True):

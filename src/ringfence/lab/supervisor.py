@@ -11,6 +11,7 @@ import json
 import os
 import random
 import secrets
+import select
 import signal
 import sys
 import traceback
@@ -392,10 +393,17 @@ async def serve(settings: LabSettings, report: int) -> None:
 
 def main() -> None:
     """`python -m ringfence.lab.supervisor SETTINGS-JSON REPORT-FD`, started by `cluster.up`."""
-    settings = msgspec.json.decode(sys.argv[1], type=LabSettings)
-    if os.fork():
+    settings, report = msgspec.json.decode(sys.argv[1], type=LabSettings), int(sys.argv[2])
+    if os.fork() or _unread(report):
         os._exit(0)
-    asyncio.run(serve(settings, int(sys.argv[2])))
+    asyncio.run(serve(settings, report))
+
+
+def _unread(report: int) -> bool:
+    """Whether who asked for the lab is gone already: nobody would take it down (POLLERR, poll(2))."""
+    poller = select.poll()
+    poller.register(report, 0)
+    return any(event & select.POLLERR for _, event in poller.poll(0))
 
 
 if __name__ == "__main__":
