@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 from ringfence.inventory.filters.fields import BOOL, BY_NAME, INT, MAP, NOTHING, STRING, Type
-from ringfence.inventory.filters.functions import CHECKS, FUNCTIONS, NAMES, REFUSED, Function
+from ringfence.inventory.filters.functions import CHECKS, FUNCTIONS, REFUSED, Function
 from ringfence.inventory.filters.syntax import At, Node, Term, problem
 from ringfence.model.problems import Problem
 
@@ -20,9 +21,26 @@ Scope = dict[str, tuple[int, Type]]
 """The variables of the macros around a node: slot and type."""
 
 
-def resolve(node: Node, where: str) -> Term:
+class Words(NamedTuple):
+    """What an expression may say: fields, functions, what their literals are tried with, what is refused and why, and
+    which types can be ordered and compared. `page` tells people of them."""
+
+    fields: Mapping[str, Type]
+    functions: tuple[Function, ...] = FUNCTIONS
+    checks: Mapping[str, Callable[[str], Any]] = CHECKS
+    refused: Mapping[str, tuple[str, str]] = REFUSED
+    ordered: tuple[Type, ...] = _ORDERED
+    equal: tuple[str, ...] = _EQUAL
+    page: str = "docs/reference/filters.md"
+
+
+FILTERS = Words({field.name: field.type for field in BY_NAME.values()})
+"""The words of filters over endpoints."""
+
+
+def resolve(node: Node, where: str, words: Words = FILTERS) -> Term:
     """The terms of a whole filter. Raises Problem with the place of the first thing that is wrong."""
-    term = _Check(where).term(node, {})
+    term = _Check(where, words).term(node, {})
     if term.type != BOOL:
         fix = "a filter must say yes or no: compare it with something"
         raise problem(f"the filter gives {_a(term.type)}, not true or false", where, node.at, fix)
@@ -30,8 +48,8 @@ def resolve(node: Node, where: str) -> Term:
 
 
 class _Check:
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, where: str, words: Words) -> None:
+        self._where, self._words = where, words
 
     def _refuse(self, what: str, at: At, fix: str) -> Problem:
         return problem(what, self._where, at, fix)
@@ -67,17 +85,19 @@ class _Check:
     def _name(self, node: Node, scope: Scope) -> Term:
         name = str(node.value)
         if name in scope:
-            slot, kind = scope[name]
-            return Term("bound", node.at, kind, (), slot)
-        field = BY_NAME.get(name)
-        if field is None:
-            names = [*scope, *BY_NAME]
+            slot, bound = scope[name]
+            return Term("bound", node.at, bound, (), slot)
+        kind = self._words.fields.get(name)
+        if kind is None:
+            names = [*scope, *self._words.fields]
             raise self._refuse(
                 f"unknown field `{name}`",
                 node.at,
-                _guess(name, names, f'a text needs quotes, "{name}"; the fields are {_list(BY_NAME)}'),
+                _guess(
+                    name, names, f'a text needs quotes, "{name}"; the fields are {_list(self._words.fields)}'
+                ),
             )
-        return Term("field", node.at, field.type, (), name)
+        return Term("field", node.at, kind, (), name)
 
     def _select(self, node: Node, scope: Scope) -> Term:
         base = self.term(node.args[0], scope)
@@ -132,7 +152,7 @@ class _Check:
             fix = _convert(left, right)
             raise self._refuse(f"cannot compare {_a(left.type)} with {_a(right.type)}", right.at, fix)
         scalar = kind.item if kind.name == "list" and kind.item else kind
-        if scalar.name not in (*_EQUAL, "nothing"):
+        if scalar.name not in (*self._words.equal, "nothing"):
             raise self._refuse(f"cannot compare {_a(kind)} as a whole", node.at, "compare its members")
         return Term(node.op, node.at, BOOL, (left, right))
 
@@ -142,7 +162,7 @@ class _Check:
         if kind is None:
             what = f"cannot compare {_a(left.type)} with {_a(right.type)}"
             raise self._refuse(what, right.at, _convert(left, right))
-        if kind not in _ORDERED:
+        if kind not in self._words.ordered:
             raise self._refuse(
                 f"`{node.op}` cannot order {_a(left.type)}", left.at, "it orders numbers and texts"
             )
@@ -179,19 +199,23 @@ class _Check:
             raise self._refuse(
                 f"`{name}` goes through a list or map", node.at, f"write list.{name}(x, test of x)"
             )
-        if name in REFUSED:
-            what, fix = REFUSED[name]
+        if name in self._words.refused:
+            what, fix = self._words.refused[name]
             raise self._refuse(what, node.at, fix)
-        if name not in NAMES:
-            fix = _guess(name, [*NAMES, *MACROS, "has"], "see the functions in docs/reference/filters.md")
+        names = {function.name for function in self._words.functions}
+        if name not in names:
+            fix = _guess(name, [*sorted(names), *MACROS, "has"], f"see the functions in {self._words.page}")
             raise self._refuse(f"unknown function `{name}`", node.at, fix)
         args = self._args(node, scope)
-        number = _overload(name, node.op == "method", [arg.type for arg in args])
+        functions = self._words.functions
+        number = _overload(functions, name, node.op == "method", [arg.type for arg in args])
         if number is None:
             written = ", ".join(str(arg.type) for arg in args)
-            raise self._refuse(f"`{name}` cannot be called with ({written})", node.at, _signatures(name))
-        self._fixed(FUNCTIONS[number], args)
-        return Term("call", node.at, FUNCTIONS[number].gives, args, number)
+            raise self._refuse(
+                f"`{name}` cannot be called with ({written})", node.at, _signatures(functions, name)
+            )
+        self._fixed(functions[number], args)
+        return Term("call", node.at, functions[number].gives, args, number)
 
     def _fixed(self, function: Function, args: tuple[Term, ...]) -> None:
         """Try literal arguments now, so that a filter that can only be an error is not saved."""
@@ -200,19 +224,22 @@ class _Check:
         arg = args[function.fixed]
         if arg.op != "const":
             if function.literal:
-                raise self._refuse(
-                    f"the pattern of `{function.name}` is not a literal", arg.at, "write it out"
-                )
+                kind = "pattern" if function.gives == BOOL else "text"
+                what = f"the {kind} of `{function.name}` is not a literal"
+                raise self._refuse(what, arg.at, "write it out")
             return
         try:
-            CHECKS[function.name](str(arg.value))
+            self._words.checks[function.name](str(arg.value))
         except ValueError as error:
+            pattern = function.literal and function.gives == BOOL
             fix = (
                 "patterns are RE2: no lookaround, no backreferences"
+                if pattern
+                else f"see the functions in {self._words.page}"
                 if function.literal
                 else "write it as Kubernetes does"
             )
-            what = f"not a pattern ({error})" if function.literal else str(error)
+            what = f"not a pattern ({error})" if pattern else str(error)
             raise self._refuse(what, arg.at, fix) from None
 
     def _has(self, node: Node, scope: Scope) -> Term:
@@ -289,8 +316,8 @@ def _common(left: Type, right: Type) -> Type | None:
     return None
 
 
-def _overload(name: str, method: bool, given: list[Type]) -> int | None:
-    for number, function in enumerate(FUNCTIONS):
+def _overload(functions: tuple[Function, ...], name: str, method: bool, given: list[Type]) -> int | None:
+    for number, function in enumerate(functions):
         if (function.name, function.method) == (name, method) and _all_fit(function.takes, given):
             return number
     return None
@@ -306,9 +333,9 @@ def _fits(wanted: Type, given: Type) -> bool:
     )
 
 
-def _signatures(name: str) -> str:
+def _signatures(functions: tuple[Function, ...], name: str) -> str:
     forms = []
-    for function in FUNCTIONS:
+    for function in functions:
         if function.name == name:
             takes = [str(kind) for kind in function.takes]
             form = (
