@@ -15,6 +15,7 @@ import typer
 
 from ringfence.cli import build
 from ringfence.model import columns
+from ringfence.store.search.fields import named_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by `make docs` from the code; edit the code. -->\n"
@@ -34,6 +35,7 @@ def pages() -> dict[Path, str]:
         folder / "cli.md": _cli(),
         folder / "settings.md": _settings(),
         folder / "columns.md": _columns(),
+        folder / "search.md": _search(),
     }
 
 
@@ -107,6 +109,37 @@ def _columns() -> str:
         parts += [f"| `{column}` | {kind} |" for column, kind in _kinds(dtype)]
         parts.append("")
     return "\n".join(parts)
+
+
+SEARCH = """# Searches
+
+`ringfence flows list --where`, `top`, `follow` and `export`, and `where` of the same routes ([api.md](api.md)), take a
+condition in [CEL](https://cel.dev), as [filters](filters.md) do, over the fields below. A flow is found where the condition is
+true; where it is an error, because a fact that it reads is absent, the flow is not found: `has(tls.server_name)` asks
+whether it is there. What a field of sums tells is read off all minutes of the flow in the asked time together, every other
+field off each minute. `timestamp("2026-11-26T06:00:00Z")` and `duration("90s")` write times and lengths; the clock cannot be asked.
+
+Searches read flows as they were settled, about a minute after they were seen, and those seen since as they are known so far.
+
+```
+consumer.namespace == "shop" && port in [443, 8443] && octets > 1000000
+has(drop_reason) && drop_reason == "policy"
+opened_by.labels["app"] == "web" && ip(provider.ip).family() == 4
+```
+
+Where the engine is asked otherwise than the specification of CEL says, the page on [filters](filters.md) lists it.
+
+| field | type | meaning |
+|---|---|---|
+"""
+
+
+def _search() -> str:
+    rows = [
+        f"| `{name}` | {field.type.name}{', of sums' if field.sums else ''} | {field.meaning} |"
+        for name, field in named_fields().items()
+    ]
+    return NOTE + "\n" + SEARCH + "\n".join(rows) + "\n"
 
 
 def _kinds(dtype: object) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 schemathesis = pytest.importorskip("schemathesis")
 EXAMPLES = 10
 """Questions for each route: all of them within half a minute."""
-ENDLESS = ("/v1/agents/orders", "/v1/logout")
-"""One waits for news for up to 25 s; the other ends the session that asks."""
+ENDLESS = ("/v1/agents/orders", "/v1/logout", "/v1/flows/follow")
+"""The first waits for news for up to 25 s, the last goes on for as long as is asked; the other ends the session that asks."""
 
 
 def test_no_route_fails(api):

@@ -41,7 +41,8 @@ TABLE = {
         ("POST /v1/logout", "GET /v1/whoami", "PUT /v1/password", "GET /v1/grants", "PUT /v1/grants",
          "DELETE /v1/grants", "GET /v1/tokens", "POST /v1/tokens", "DELETE /v1/tokens"), PERSON),
     **dict.fromkeys(
-        ("GET /v1/flows", "GET /v1/flows/{flow_id}", "GET /v1/connections", "GET /v1/edges",
+        ("GET /v1/flows", "GET /v1/flows/{flow_id}", "GET /v1/flows/facets", "GET /v1/flows/histogram",
+         "GET /v1/flows/hints", "GET /v1/flows/export", "GET /v1/flows/follow", "GET /v1/connections", "GET /v1/edges",
          "GET /v1/completeness", "GET /v1/agents", "GET /v1/inventory", "GET /v1/inventory/groups",
          "GET /v1/inventory/history", "POST /v1/filters/preview", "GET /v1/scopes", "GET /v1/scopes/members",
          "GET /v1/scopes/path", "GET /v1/captures", "GET /v1/captures/{id}", "POST /v1/policies/discover"),
@@ -146,7 +147,8 @@ def test_every_route_lets_in_whom_the_table_says_and_nobody_else(site):
             extra = {"cluster": "lab", "node": "n", "after": 0} if path.endswith("orders") else {}
             if extra and who == "agent" and method == "GET":
                 extra["after"] = -1
-            status, answer = site.ask(who, method, path, None, **(extra if "/agents/" in path else {}))
+            more = {"seconds": 0} if path.endswith("/follow") else extra if "/agents/" in path else {}
+            status, answer = site.ask(who, method, path, None, **more)
             let_in = status not in (401, 403)
             assert let_in == (who in TABLE[route]), (route, who, status, answer)
             if not let_in:
@@ -165,6 +167,20 @@ HIDDEN = ("beet", "beta", "10.244.2.", "198.51.100", "8081", "8082", "apricots-n
 QUESTIONS = [
     ("GET", "/v1/flows", None, {}),
     ("GET", "/v1/flows", None, {"fold": "true"}),
+    ("GET", "/v1/flows", None, {"where": "true"}),
+    ("GET", "/v1/flows", None, {"where": "octets >= 0", "sort": "-octets"}),
+    ("GET", "/v1/flows", None, {"where": 'consumer.namespace == "beta" || port > 0'}),
+    ("GET", "/v1/flows", None, {"since": "2h", "sort": "start"}),
+    ("GET", "/v1/flows/facets", None, {"field": "provider.ip"}),
+    ("GET", "/v1/flows/facets", None, {"field": "served_by.namespace", "by": "connections"}),
+    ("GET", "/v1/flows/facets", None, {"field": "port", "where": "octets > 0"}),
+    ("GET", "/v1/flows/histogram", None, {}),
+    ("GET", "/v1/flows/hints", None, {"field": "consumer.workload"}),
+    ("GET", "/v1/flows/hints", None, {"field": "consumer.labels"}),
+    ("GET", "/v1/flows/hints", None, {"field": "port"}),
+    ("GET", "/v1/flows/export", None, {}),
+    ("GET", "/v1/flows/export", None, {"format": "csv", "where": "octets >= 0"}),
+    ("GET", "/v1/flows/follow", None, {"seconds": 1}),
     ("GET", "/v1/connections", None, {}),
     ("GET", "/v1/edges", None, {}),
     ("GET", "/v1/completeness", None, {}),
@@ -195,6 +211,8 @@ def test_a_reader_of_one_scope_sees_nothing_of_another_on_any_route(site):
         for word in HIDDEN:
             assert word not in text, (path, parameters, word)
         whole = json.dumps(site.ask("reader", method, path, body, **parameters)[1])
+        if path.startswith("/v1/flows"):
+            assert text != whole, (path, parameters)
         if path in ("/v1/flows", "/v1/connections", "/v1/edges", "/v1/inventory", "/v1/scopes"):
             assert "apple" in text or "alpha" in text, path
             assert "beet" in whole or "beta" in whole, path

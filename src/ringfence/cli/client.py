@@ -82,6 +82,10 @@ class Client:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
         return answer
 
+    def receive(self, path: str, parameters: dict[str, Any]) -> http.client.HTTPResponse:
+        """The answer of a GET, to be read as it comes."""
+        return self._opened(path + _query(parameters), None, None)
+
     def _ask(self, path: str, body: bytes | IO[bytes] | None, method: str | None = None) -> Any:
         try:
             with self._opened(path, body, method) as answer:

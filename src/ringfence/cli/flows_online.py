@@ -10,9 +10,9 @@ import typer
 
 from ringfence.cli.client import Client, ServerOption, TokenOption
 from ringfence.cli.flows_import import import_files
+from ringfence.cli.flows_search import OutputOption, WhereOption
+from ringfence.cli.flows_search import add_to as add_searches
 from ringfence.cli.output import Output
-
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Format.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("list")(list_flows)
     app.command("show")(show_flow)
     app.command("import")(import_files)
+    add_searches(app)
 
 
 def list_flows(
@@ -36,12 +37,21 @@ def list_flows(
         bool,
         typer.Option("--fold", help="One row for all connections that differ in the consumer's port only."),
     ] = False,
+    where: WhereOption = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="A field that is a number or a time; `-octets`: the largest first.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Most flows to show.", min=1, max=100_000)] = 1000,
     output: OutputOption = Output.table,
     server: ServerOption = None,
     token: TokenOption = None,
 ) -> None:
     """Show the flows the server has, newest first. json, jsonl and yaml are the contract's flows.
+
+    With --where or --sort flows are read as they were settled: whole minutes, those last seen first, without their taps.
 
     With --fold, connections of one consumer to one provider and port are one row for each leg, with how many there were;
     those whose direction is a guess keep their ports.
@@ -57,12 +67,14 @@ def list_flows(
         "namespace": namespace,
         "workload": workload,
         "category": category,
+        "where": where,
+        "sort": sort,
         "limit": limit,
         **({"fold": "true"} if fold else {}),
     }
     answer = Client(server, token).get("/v1/flows", asked)
     if output is Output.table:
-        rows = ((*_row(flow), *(flow["connections"],) * fold) for flow in answer["flows"])
+        rows = ((*row_of(flow), *(flow["connections"],) * fold) for flow in answer["flows"])
         emit_table(None, (*COLUMNS, *("connections",) * fold), rows, SPARE)
     else:
         emit(answer["flows"], output)
@@ -157,7 +169,8 @@ SPARE = ("direction", "packets", "start", "octets")
 """Columns that go first where a terminal is narrow."""
 
 
-def _row(flow: dict[str, Any]) -> tuple[Any, ...]:
+def row_of(flow: dict[str, Any]) -> tuple[Any, ...]:
+    """A flow as a row of a table."""
     return (
         flow["start"],
         flow["leg"] + (" + snat" if flow["snat"] else ""),

@@ -64,6 +64,7 @@ from ringfence.server.routes import (
     inventory,
     orders,
     scopes,
+    search,
 )
 from ringfence.server.service import Service
 from ringfence.server.trail import Trail, trailing
@@ -88,6 +89,7 @@ ROUTES = (
     flows.connections,
     flows.edges,
     flows.how_complete,
+    *search.ROUTES,
     imports.take,
     cluster.agents,
     inventory.inventory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from ringfence.server.orders import Book as OrderBook
 from ringfence.server.refusals import NotFound
 from ringfence.server.resolve import AgentState
 from ringfence.server.scopes import Scopes
+from ringfence.server.search import Search
 from ringfence.server.settle import Settler
 from ringfence.server.sight import Sight, View
 from ringfence.server.times import moment, span
@@ -88,6 +90,8 @@ class Service:
         self.catalog = Catalog(store, book, clock)
         self.scopes = Scopes(store, self.catalog, clock)
         self.externals = Externals(book, self.learn, clock)
+        self.ending = threading.Event()
+        """Set once the server is about to end."""
         self.epoch = secrets.token_hex(8)
         """Of this life of the server: generations of policy objects begin anew with it."""
         self.catalog.start()
@@ -97,11 +101,13 @@ class Service:
         self.sight = Sight(store, book, self.catalog)
         self.accounts = Accounts(AccountStore(facts.engine), clock, self.sight.tree)
         self.accounts.start()
+        self.search = Search(queries.engine, self.settler, self.sight, clock)
         self.audit = AuditStore(facts.engine)
         self.settler.start()
 
     def release(self) -> None:
         """The server is about to end: nobody is kept waiting, and captures end."""
+        self.ending.set()
         self.orders.close()
         self.captures.close()
 

@@ -127,6 +127,11 @@ class Queries:
     def __init__(self, engine: Engine, visible: Callable[[], int]) -> None:
         self._engine, self._visible = engine, visible
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that is asked."""
+        return self._engine
+
     def flows(self, since: int, until: int, cluster: str) -> FlowsAnswer:
         """Every flow of a cluster with a counted window in [since, until), UTC nanoseconds, oldest first."""
         values = {**self._range(since, until), "cluster": cluster}

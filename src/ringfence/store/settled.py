@@ -65,6 +65,11 @@ class Settled:
         return self._standing.until
 
     @property
+    def versions(self) -> int:
+        """How many versions of endpoints are known; it only grows."""
+        return len(self._known)
+
+    @property
     def dirty(self) -> frozenset[int]:
         """Settled minutes that want to be settled again."""
         return self._standing.dirty

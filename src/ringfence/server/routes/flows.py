@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from ringfence.server.access import somewhere
 from ringfence.server.answers import Connection, Filter
 from ringfence.server.completeness import Completeness
 from ringfence.server.rights import READ, Rights
+from ringfence.server.search import Question, condition_of, sort_of
 from ringfence.server.service import Service
 
 LIMIT = 1000
@@ -35,11 +37,22 @@ Fold = Annotated[
 ]
 
 
+Where = Annotated[
+    str | None,
+    QueryParameter(description='a condition in CEL, e.g. consumer.namespace == "shop" && port == 443'),
+]
+Order = Annotated[
+    str | None, QueryParameter(description="a field that is a number or a time; `-` before it: largest first")
+]
+Cursor = Annotated[str | None, QueryParameter(description="the cursor of the page before")]
+
+
 class FlowsBody(msgspec.Struct, frozen=True):
-    """Flows, newest first."""
+    """Flows, newest first. `cursor`: what to give for the next page of a search; None on the last one."""
 
     flows: list[Flow]
     completeness: Completeness
+    cursor: str | None = None
 
 
 class ConnectionsBody(msgspec.Struct, frozen=True):
@@ -68,9 +81,24 @@ def flows(
     workload: Name = None,
     category: Category = None,
     fold: Fold = False,
+    where: Where = None,
+    sort: Order = None,
+    cursor: Cursor = None,
 ) -> FlowsBody:
-    """Flows of the asked time; with filters, every leg of the connections that match."""
+    """Flows of the asked time; with filters, every leg of the connections that match.
+
+    With `where`, `sort` or `cursor` flows are read as they were settled: minutes that any
+    of the time lies in count whole, the last seen come first, and `taps` is empty.
+    """
     asked = service.span(since, until)
+    if where is not None or sort is not None or cursor is not None:
+        if fold:
+            raise Problem(
+                "a search keeps consumers' ports", "fold", "leave fold out, or where, sort and cursor"
+            )
+        term = condition_of([*touching(namespace, workload, category, connection), *told("where", where)])
+        page = service.search.page(Question(*asked, term, rights), sort_of(sort), limit, cursor)
+        return FlowsBody(page.flows, service.completeness(*asked, service.sight.view(rights)), page.cursor)
     wanted = Filter(namespace, workload, category, identifier(connection, "connection"))
     answer = service.answers.conversations if fold else service.answers.flows
     return FlowsBody(
@@ -143,6 +171,29 @@ def how_complete(
 ) -> Completeness:
     """How complete the asked time is, by node, and why not."""
     return service.completeness(*service.span(since, until), service.sight.view(rights))
+
+
+def touching(
+    namespace: str | None, workload: str | None, category: str | None, connection: str | None
+) -> Iterator[tuple[str, str]]:
+    """The plain filters as conditions: (where they were given, CEL)."""
+    for name, value in (("namespace", namespace), ("workload", workload)):
+        if value is not None:
+            ends = ("consumer", "provider", "opened_by", "served_by")
+            yield name, " || ".join(f"{end}.{name} == {quoted(value)}" for end in ends)
+    yield from told("category", None if category is None else f"category == {quoted(category)}")
+    if connection is not None:
+        yield "connection", f'connection_id == "{identifier(connection, "connection") or 0:016x}"'
+
+
+def told(where: str, text: str | None) -> list[tuple[str, str]]:
+    """Nothing, or one condition."""
+    return [] if text is None else [(where, text)]
+
+
+def quoted(text: str) -> str:
+    """A CEL literal of a text."""
+    return msgspec.json.encode(text).decode()
 
 
 def identifier(text: str | None, where: str) -> int | None:

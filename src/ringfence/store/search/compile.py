@@ -11,7 +11,7 @@ No part is written more often than twice, or the text would double with every le
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ringfence.inventory.filters.check import resolve
@@ -72,6 +72,12 @@ def asks_sums(term: Term) -> bool:
         found = field_of(path)
         return found is not None and found[1].sums
     return any(map(asks_sums, term.args))
+
+
+def all_of(terms: Sequence[Term]) -> Term:
+    """What is true where all of these are; one at least."""
+    parts = tuple(part for term in terms for part in (term.args if term.op == "&&" else (term,)))
+    return parts[0] if len(parts) == 1 else Term("&&", terms[0].at, BOOL, parts)
 
 
 def _joined(whole: Term, parts: list[Term]) -> Term | None:
