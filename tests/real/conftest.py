@@ -81,7 +81,7 @@ def start(lab: Lab, folder: Path, stack: Stack, *agent_flags: str, mode: str = "
 def start_agent(
     lab: Lab, folder: Path, stack: Stack, url: str, node: str, *flags: str, mode: str = "detailed"
 ) -> None:
-    """One more agent process for `node`."""
+    """One more agent process for `node`. It may not capture yet: see `wait_for_capture`."""
     netns = next(each.netns for each in lab.nodes if each.name == node)
     stack.start(
         f"agent-{node}",
@@ -98,6 +98,15 @@ def start_agent(
         *("--netns", f"/run/netns/{netns}", "--pin-dir", f"/run/ringfence/bpf/{netns}", *flags),
         env={"RINGFENCE_DEBUG": "1"},  # a defect ends it, so that tests notice
     )
+
+
+def wait_for_capture(stack: Stack, node: str, seconds: float = 60.0) -> None:
+    """Until the agent that was started last on `node` says that it captures: what comes after is at its taps."""
+    deadline = time.monotonic() + seconds
+    while not (said := stack.says(f"agent-{node}", f"capturing on {node}")) and time.monotonic() < deadline:
+        stack.check()
+        time.sleep(0.05)
+    assert said, stack.last_words(f"agent-{node}")
 
 
 def _wait_until_heard(client: Client, stack: Stack, nodes: set[str], seconds: float = 60.0) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ringfence.flows.present import rfc3339
 
-from .conftest import TOKEN, start_agent
+from .conftest import TOKEN, start_agent, wait_for_capture
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -66,6 +66,8 @@ def test_every_conversation_once_with_its_right_names(watch):
             node = "node1" if number == 6 else "node2"
             world.stack.kill(f"agent-{node}", signal.SIGKILL)
             start_agent(lab, world.folder, world.stack, world.url, node)
+            # A pod that comes while no agent is there has no taps, and by service alone nobody could name it.
+            wait_for_capture(world.stack, node)
         lab.delete_pod("churn", name)
     world.settle(90)
     time.sleep(1)

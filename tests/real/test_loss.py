@@ -21,7 +21,7 @@ import pytest
 
 from ringfence.flows.present import rfc3339
 
-from .conftest import TOKEN, start_agent
+from .conftest import TOKEN, start_agent, wait_for_capture
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -148,6 +148,13 @@ def test_a_full_queue(watch, tmp_path):
     about(found + lost["spool-full"], sent.packets)
 
 
+def _abort(tasks, writers):
+    for task in tasks:
+        task.cancel()
+    for writer in writers:
+        writer.transport.abort()
+
+
 @contextmanager
 def cutting(port: int, seed: int = 7) -> Iterator[int]:
     """A proxy on loopback that cuts most connections somewhere; yields its own port."""
@@ -166,12 +173,10 @@ def cutting(port: int, seed: int = 7) -> Iterator[int]:
         tasks = [
             asyncio.ensure_future(forward(*way, chance.choice((200, 900, 3000, 1 << 30)))) for way in ways
         ]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for each in (writer, back):
-            each.transport.abort()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also where the proxy ends within a connection
+            _abort(tasks, (writer, back))
 
     async def run():
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -203,7 +208,7 @@ def test_a_wire_that_is_cut_anywhere(watch):
     with cutting(int(world.url.rpartition(":")[2])) as port:
         world.stack.kill("agent-node1", signal.SIGTERM)
         start_agent(world.lab, world.folder, world.stack, f"http://127.0.0.1:{port}", "node1")
-        time.sleep(2.0)
+        wait_for_capture(world.stack, "node1")
         sent = Sent(world, ports=20, rounds=100, pause=0.1)
         sent.wait()
         world.settle(120)

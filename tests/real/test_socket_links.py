@@ -245,14 +245,11 @@ def connection(made: Made, where: str, case: str) -> dict[str, Any]:
     """The connection of a call, by its port and whom its packets reached."""
     call, port = made.calls[where][case]
     protocol = "TCP" if call.how == "tcp" else "UDP"
+    consumer = "node1" if where == "host" else where  # two namespaces may pick the same port
 
     def is_it(leg):
         ends = (leg["consumer"]["port"], leg["provider"]["ip"], leg["protocol"])
-        return (
-            leg["taps"]
-            and leg["consumer"]["name"] in (where, "node1")
-            and ends == (port, call.given, protocol)
-        )
+        return leg["taps"] and leg["consumer"]["name"] == consumer and ends == (port, call.given, protocol)
 
     mine = [each for each in made.connections if any(map(is_it, each["legs"]))]
     assert len(mine) == 1, (where, case, mine)

@@ -106,6 +106,10 @@ class Stack:
         self._children.clear()
         self._files.clear()
 
+    def says(self, name: str, words: str) -> bool:
+        """Whether child `name`, as it was started last, has written `words`."""
+        return words in (self._logs / f"{name}.log").read_text(errors="replace")
+
     def last_words(self, name: str) -> str:
         """The last line in a child's log."""
         lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
