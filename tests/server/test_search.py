@@ -128,12 +128,25 @@ def test_facets_and_the_histogram_add_up_to_the_flows(site):
     assert [(row["value"], row["weight"]) for row in by] == [(8080, 2), (80, 1)]
     (one,) = site.get("/v1/flows/facets", field="served_by.workload")["values"]
     assert (one["value"], one["weight"]) == ("Deployment/carts", octets)
+    for field in ("served_by.workload", "opened_by.namespace", "served_by.port", "protocol", "category"):
+        for by in ("octets", "packets", "connections"):
+            # What rollups answer is what the rows do: the second condition is one that rollups cannot be asked.
+            rolled, raw = (
+                site.get("/v1/flows/facets", field=field, by=by, where=where)["values"]
+                for where in ('served_by.namespace == "shop"', 'served_by.namespace == "shop" && port > 0')
+            )
+            assert [(row["value"], row["weight"]) for row in rolled] == [
+                (row["value"], row["weight"]) for row in raw
+            ]
+            assert {row["flows"] for row in rolled} == {None}
     (absent,) = site.get("/v1/flows/facets", field="tls.server_name")["values"]
     assert absent["value"] is None
     bars = site.get("/v1/flows/histogram", since="15m")
     assert bars["step"] == 60
     assert sum(bar["octets"] for bar in bars["bars"]) == octets
     assert sum(bar["connections"] for bar in bars["bars"]) == 6
+    raw = site.get("/v1/flows/histogram", since="15m", where="port > 0")
+    assert [{**bar, "flows": None} for bar in raw["bars"]] == bars["bars"]
     assert bars["bars"] == sorted(bars["bars"], key=lambda bar: bar["start"])
 
 

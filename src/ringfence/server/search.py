@@ -59,22 +59,25 @@ class Page(NamedTuple):
 
 
 class FacetRow(msgspec.Struct, frozen=True):
-    """One value of a field; None stands for flows that have none. `flows` is an estimate above some ten thousand."""
+    """One value of a field; None stands for flows that have none. `weight`: each connection counts once, and where it is
+    connections that are counted, once for each minute in which it was alive. `flows` is an estimate above some ten
+    thousand, and None where the answer is read off rollups."""
 
     value: str | int | bool | None
     weight: int
-    flows: int
+    flows: int | None
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """One step of a histogram. `denied`: connections and minutes of which a policy dropped packets."""
+    """One step of a histogram. A connection counts once for each minute in which it was alive; `denied` are those of
+    which a policy dropped packets. `flows` is None where the answer is read off rollups."""
 
     start: str
     octets: int
     packets: int
     connections: int
-    flows: int
     denied: int
+    flows: int | None
 
 
 class Hint(msgspec.Struct, frozen=True):
@@ -162,8 +165,13 @@ class Search:
         if weight not in WEIGHTS:
             raise Problem(f"nothing is counted by `{weight[:40]}`", "by", f"use one of {', '.join(WEIGHTS)}")
         self._settler.refresh()
-        found = self._asked(question)
-        answer = self._engine.query(query.facet(found, field, weight), {**found.values, "p_limit": limit})
+        if query.rolls(question.term, field):
+            found = self._rolled(question, True)
+            sql = query.facet_rolled(found, field, weight)
+        else:
+            found = self._asked(question)
+            sql = query.facet(found, field, weight)
+        answer = self._engine.query(sql, {**found.values, "p_limit": limit})
         rows = zip(*(answer[name].to_pylist() for name in ("value", "weight", "flows")), strict=True)
         kind = field_of(field)
         is_bool = kind is not None and kind[1].type.name == "bool"
@@ -176,9 +184,14 @@ class Search:
         self._settler.refresh()
         length = question.until - question.since
         step = next((step for step in STEPS if length <= step * BARS), STEPS[-1])
-        found = self._asked(question)
-        answer = self._engine.query(query.histogram(found, step), found.values)
-        names = ("step", "octets", "packets", "connections", "flows", "denied")
+        if query.rolls(question.term):
+            found = self._rolled(question, step % HOUR == 0)
+            sql = query.histogram_rolled(found, step)
+        else:
+            found = self._asked(question)
+            sql = query.histogram(found, step)
+        answer = self._engine.query(sql, found.values)
+        names = ("step", "octets", "packets", "connections", "denied", "flows")
         rows = zip(*(answer[name].to_pylist() for name in names), strict=True)
         return step, [Bar(rfc3339(start), *rest) for start, *rest in rows]
 
@@ -261,6 +274,16 @@ class Search:
         source = self._settled.source(since, question.until)
         seen = self._versions(question.rights)
         return query.asked(source.sql, source.values, question.since, question.until, question.term, seen)
+
+    def _rolled(self, question: Question, by_hour: bool) -> Asked:
+        """The same over rollups, of whole minutes."""
+        since = question.since // MINUTE * MINUTE
+        source = self._settled.rollups(since, question.until, by_hour)
+        seen = self._versions(question.rights)
+        made = query.asked(
+            query.rolled(source.sql), source.values, since, question.until, question.term, seen
+        )
+        return made._replace(rolled=True)
 
     def _versions(self, rights: Rights) -> list[int] | None:
         """Versions of endpoints that somebody sees, None for all."""

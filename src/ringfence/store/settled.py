@@ -92,16 +92,16 @@ class Settled:
             sql += f" UNION ALL SELECT {names} FROM {_in_tail(tail, values, standing)}"
         return Source(f"({sql})", values, max(standing.until, tail.until))
 
-    def rollups(self, since: int, until: int) -> Source:
+    def rollups(self, since: int, until: int, by_hour: bool = True) -> Source:
         """Rollup rows of the minutes that begin in [since, until): `start`, `length` (nanoseconds), keys, sums, first,
-        last. Hours where whole ones are settled and lie inside, minutes elsewhere."""
+        last. Hours where whole ones are settled and lie inside, minutes elsewhere, and everywhere without `by_hour`."""
         with self._lock:
             standing, tail = self._standing, self._tail
         values = self._values(standing, since, until)
         hours = sorted(
             span.start
             for span in standing.hold
-            if span.length == HOUR and since <= span.start and span.start + HOUR <= until
+            if by_hour and span.length == HOUR and since <= span.start and span.start + HOUR <= until
         )
         names = ", ".join((*KEYS, *SUMS, "first", "last"))
         parts = [

@@ -86,6 +86,14 @@ def _joined(whole: Term, parts: list[Term]) -> Term | None:
     return parts[0] if len(parts) == 1 else Term("&&", whole.at, BOOL, tuple(parts))
 
 
+def paths_of(term: Term) -> frozenset[str]:
+    """The fields that a term reads, by their names with dots."""
+    path = path_of(term)
+    if path is not None:
+        return frozenset((path,))
+    return frozenset().union(*map(paths_of, term.args))
+
+
 def path_of(term: Term) -> str | None:
     """The name with dots that a term reads a field by; None for every other term."""
     if term.op == "field":

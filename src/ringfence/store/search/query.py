@@ -14,7 +14,7 @@ from ringfence.inventory.filters.syntax import Term
 from ringfence.model.columns import UNKNOWN_U4
 from ringfence.store.engine import DATABASE, Value
 from ringfence.store.schema import FLOWS
-from ringfence.store.search.compile import Written, condition, reading, split
+from ringfence.store.search.compile import Written, condition, paths_of, reading, split
 from ringfence.store.search.fields import END_OF, ENDS, MEMBERS
 
 COLUMNS = tuple(column.name for column in FLOWS.columns)
@@ -43,7 +43,8 @@ class Asked(NamedTuple):
     """A question on its way to SQL.
 
     `source`: what to read FROM; `values` fill its places. `seen`: versions of endpoints that who asks sees an end of,
-    None for all of them; they are in the place `seen`. `facts` and `sums`: conditions, None for none.
+    None for all of them; they are in the place `seen`. `facts` and `sums`: conditions, None for none. `rolled`: the source
+    is of rollups.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Asked(NamedTuple):
     facts: Written | None
     sums: Written | None
     seen: bool
+    rolled: bool = False
 
 
 class Sort(NamedTuple):
@@ -90,7 +92,10 @@ def rows(question: Asked, joins: Iterable[str] = (), more: str = "") -> str:
         where.append(f"({question.facts.sql})")
         wanted |= question.facts.joins
     if question.seen:
-        where.append(f"({' OR '.join(f'{end.version} IN {_SEEN}' for end in ENDS)})")
+        versions = (
+            end.version for end in ENDS if not question.rolled or end.name in ("opened_by", "served_by")
+        )
+        where.append(f"({' OR '.join(f'{version} IN {_SEEN}' for version in versions)})")
     if more:
         where.append(more)
     return f"FROM {question.source} AS f {joined(wanted)} WHERE {' AND '.join(where)}"
@@ -158,6 +163,40 @@ def facet(question: Asked, field: str, weight: str) -> str:
         f"SELECT value, toUInt64(sum(w)) AS weight, uniqMerge(ids) AS flows FROM ({inner}) GROUP BY value "
         "ORDER BY weight DESC, value LIMIT {p_limit:UInt64}" + SPILL
     )
+
+
+ROLLED = frozenset(
+    {f"{end}.{member.name}" for end in ("opened_by", "served_by") for member in MEMBERS}
+    | {"served_by.port", "protocol", "service", "category", "cluster", "origin"}
+)
+"""Fields of connections, which rollups keep."""
+
+
+def rolls(term: Term | None, *fields: str) -> bool:
+    """Whether rollups answer: nothing is asked that they do not keep."""
+    return (paths_of(term) if term is not None else frozenset()) | set(fields) <= ROLLED
+
+
+def rolled(source: str) -> str:
+    """Rollup rows as a source of rows that such fields can be read off."""
+    return f"(SELECT *, start AS minute, toUInt8(0) AS kind, toUInt16(0) AS untold FROM {source})"
+
+
+def facet_rolled(question: Asked, field: str, weight: str) -> str:
+    """As `facet`, over a source of `rolled`; `flows` is NULL."""
+    key = reading(field)
+    return (
+        f"SELECT {key.sql} AS value, toUInt64(sum({WEIGHTS[weight]})) AS weight, NULL AS flows "
+        f"{rows(question, key.joins)} GROUP BY value ORDER BY weight DESC, value LIMIT {{p_limit:UInt64}}{SPILL}"
+    )
+
+
+def histogram_rolled(question: Asked, step: int) -> str:
+    """As `histogram`, over a source of `rolled`; `flows` is NULL."""
+    sums = ", ".join(f"toUInt64(sum(w_{name})) AS {name}" for name in (*WEIGHTS, "denied"))
+    weights = ", ".join(f"{sql} AS w_{name}" for name, sql in (*WEIGHTS.items(), ("denied", "denied")))
+    inner = f"SELECT intDiv(minute, {int(step)}) * {int(step)} AS step, {weights} {rows(question)}"
+    return f"SELECT step, {sums}, NULL AS flows FROM ({inner}) GROUP BY step ORDER BY step{SPILL}"
 
 
 def values_of(question: Asked, field: str) -> str:
